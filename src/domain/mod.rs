@@ -1,0 +1,16 @@
+//! Floor 0: types that cannot be wrong. Whoever holds one need not check it.
+
+mod key;
+mod names;
+mod plaintext;
+mod secret;
+mod time;
+
+pub use key::{DataKeyId, KeyMaterial, KeyMaterialLength, WrappedDataKey};
+pub use names::{
+    Actor, Alias, CallerId, ConnectionId, Description, Environment, Integration, Refusal,
+    RequestId, RunId, SecretName, TraceId, WorkflowId, WorkspaceId,
+};
+pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
+pub use secret::{Etag, ManagedBy, Owner, Revision, SecretMetadata, SecretUid};
+pub use time::{Clock, SystemClock, Timestamp};

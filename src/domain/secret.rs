@@ -1,0 +1,138 @@
+//! What is known of a secret besides its value.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::{ConnectionId, Description, Integration, SecretName, Timestamp};
+
+/// Identity of one secret; a secret created again under a name has another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SecretUid(Uuid);
+
+impl SecretUid {
+    /// A fresh uid (UUIDv4).
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// From its 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Its 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for SecretUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for SecretUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Counts the writes of one stored record.
+///
+/// The first is drawn at random, so that a record deleted and created again
+/// never meets a precondition that was meant for its predecessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(u64);
+
+impl Revision {
+    /// A first revision: random, with room for 2^63 writes.
+    pub fn initial() -> Self {
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        // XOR spreads the random bits over UUIDv4's six fixed ones.
+        Self((high ^ low.rotate_left(32)) >> 1 | 1)
+    }
+
+    /// From its number.
+    pub fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The revision of the next write.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+/// The integration behind a system-managed secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The integration.
+    pub integration: Integration,
+    /// Its own id of the connection.
+    pub connection_id: ConnectionId,
+}
+
+/// Who may change a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManagedBy {
+    /// People, through the platform.
+    User,
+    /// That integration and nobody else.
+    System(Owner),
+}
+
+/// What List and Get return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretMetadata {
+    /// Unique in the workspace.
+    pub name: SecretName,
+    /// New for each creation.
+    pub uid: SecretUid,
+    /// For people.
+    pub description: Description,
+    /// Who may change it.
+    pub managed_by: ManagedBy,
+    /// Number of values so far.
+    pub version: u64,
+    /// Revision of the sealed value that belongs to this metadata.
+    pub value_revision: Revision,
+    /// When it was created.
+    pub create_time: Timestamp,
+    /// When it was last changed.
+    pub update_time: Timestamp,
+    /// From then on it no longer resolves.
+    pub expire_time: Option<Timestamp>,
+    /// The actor, or else the caller.
+    pub created_by: String,
+    /// The same for the last change.
+    pub updated_by: String,
+}
+
+/// Opaque tag that changes with every change of a secret (AIP-154).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etag(String);
+
+impl Etag {
+    /// The tag of a secret at a revision of its metadata record.
+    pub fn of(uid: SecretUid, revision: Revision) -> Self {
+        Self(format!("{}-{:x}", uid.0.as_simple(), revision.0))
+    }
+
+    /// A tag as a caller sent it; it either equals a current one or not.
+    pub fn received(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,25 @@
+//! workflow-secrets keeps API keys and OAuth tokens of a workflow-automation
+//! platform and hands them to running workflows.
+//!
+//! Imports go strictly downward: a file may use the floors below its own and
+//! its siblings' public items, never a floor above. `kms` and `store` never
+//! see each other. `tests/integration/floors.rs` holds this.
+//!
+//! | Floor | Module | Room |
+//! |---|---|---|
+//! | 5 | `main`, [`app`], [`config`], [`telemetry`] | arguments, exit codes, wiring |
+//! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
+//! | 3 | [`service`] | one file per operation or policy |
+//! | 2 | [`envelope`] | sealing and opening values, data keys |
+//! | 1 | [`kms`], [`store`] | two traits and their adapters |
+//! | 0 | [`domain`] | types that cannot be wrong |
+
+pub mod app;
+pub mod config;
+pub mod domain;
+pub mod envelope;
+pub mod grpc;
+pub mod kms;
+pub mod service;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! The `workflow-secrets` program.
+
+fn main() {}

@@ -1,0 +1,242 @@
+//! Record codec: domain types to bytes at rest and back, checked both ways.
+
+use prost::Message as _;
+
+use super::StoreError;
+use crate::domain::{
+    ConnectionId, DataKeyId, Description, Integration, ManagedBy, Owner, Revision, SecretMetadata,
+    SecretName, SecretUid, Timestamp, WrappedDataKey,
+};
+
+mod pb {
+    #![allow(unreachable_pub, reason = "generated")]
+    include!(concat!(env!("OUT_DIR"), "/workflowsecrets.storage.v1.rs"));
+}
+
+/// What a request id stands for.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestOutcome {
+    /// Of the request.
+    pub fingerprint: Fingerprint,
+    /// The answer to give again; `None` for a deletion.
+    pub secret: Option<(SecretMetadata, Revision)>,
+}
+
+/// Tells whether two requests are the same, without telling what they hold.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The hash or HMAC.
+    pub digest: [u8; 32],
+    /// The data key of the HMAC; `None` for a bare hash of a request without a
+    /// value.
+    pub data_key: Option<DataKeyId>,
+}
+
+const METADATA: StoreError = StoreError::Malformed("metadata record");
+const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
+const REQUEST: StoreError = StoreError::Malformed("request record");
+
+/// Metadata to bytes.
+pub fn encode_metadata(secret: &SecretMetadata) -> Vec<u8> {
+    metadata_to_pb(secret).encode_to_vec()
+}
+
+/// Metadata from the bytes under `m/name`.
+///
+/// # Errors
+/// [`StoreError::Malformed`] also if the record names another secret.
+pub fn decode_metadata(name: &SecretName, bytes: &[u8]) -> Result<SecretMetadata, StoreError> {
+    let secret =
+        pb::SecretMetadata::decode(bytes).ok().and_then(metadata_from_pb).ok_or(METADATA)?;
+    if secret.name == *name { Ok(secret) } else { Err(METADATA) }
+}
+
+/// A wrapped data key to bytes.
+pub fn encode_data_key(key: &WrappedDataKey) -> Vec<u8> {
+    pb::DataKey {
+        id: key.id.as_bytes().to_vec(),
+        wrapped: key.blob.clone(),
+        kms_key_id: key.kms_key_id.clone(),
+        create_time: Some(time_to_pb(key.create_time)),
+    }
+    .encode_to_vec()
+}
+
+/// A wrapped data key from bytes.
+///
+/// # Errors
+/// [`StoreError::Malformed`].
+pub fn decode_data_key(bytes: &[u8]) -> Result<WrappedDataKey, StoreError> {
+    let decode = || {
+        let key = pb::DataKey::decode(bytes).ok()?;
+        Some(WrappedDataKey {
+            id: DataKeyId::from_bytes(key.id.try_into().ok()?),
+            blob: (!key.wrapped.is_empty()).then_some(key.wrapped)?,
+            kms_key_id: key.kms_key_id,
+            create_time: time_from_pb(key.create_time?)?,
+        })
+    };
+    decode().ok_or(DATA_KEY)
+}
+
+/// The outcome of a request to bytes.
+pub fn encode_request(outcome: &RequestOutcome) -> Vec<u8> {
+    let (secret, revision) = match &outcome.secret {
+        Some((secret, revision)) => (Some(metadata_to_pb(secret)), revision.as_u64()),
+        None => (None, 0),
+    };
+    pb::RequestOutcome {
+        fingerprint: outcome.fingerprint.digest.to_vec(),
+        data_key_id: outcome
+            .fingerprint
+            .data_key
+            .map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+        secret,
+        revision,
+    }
+    .encode_to_vec()
+}
+
+/// The outcome of a request from bytes.
+///
+/// # Errors
+/// [`StoreError::Malformed`].
+pub fn decode_request(bytes: &[u8]) -> Result<RequestOutcome, StoreError> {
+    let decode = || {
+        let outcome = pb::RequestOutcome::decode(bytes).ok()?;
+        let data_key = match outcome.data_key_id.len() {
+            0 => None,
+            _ => Some(DataKeyId::from_bytes(outcome.data_key_id.try_into().ok()?)),
+        };
+        let secret = match outcome.secret {
+            Some(secret) => Some((metadata_from_pb(secret)?, Revision::from_u64(outcome.revision))),
+            None => None,
+        };
+        Some(RequestOutcome {
+            fingerprint: Fingerprint { digest: outcome.fingerprint.try_into().ok()?, data_key },
+            secret,
+        })
+    };
+    decode().ok_or(REQUEST)
+}
+
+fn metadata_to_pb(secret: &SecretMetadata) -> pb::SecretMetadata {
+    let owner = match &secret.managed_by {
+        ManagedBy::User => None,
+        ManagedBy::System(owner) => Some(pb::Owner {
+            integration: owner.integration.to_string(),
+            connection_id: owner.connection_id.to_string(),
+        }),
+    };
+    pb::SecretMetadata {
+        name: secret.name.to_string(),
+        uid: secret.uid.as_bytes().to_vec(),
+        description: secret.description.to_string(),
+        owner,
+        version: secret.version,
+        value_revision: secret.value_revision.as_u64(),
+        create_time: Some(time_to_pb(secret.create_time)),
+        update_time: Some(time_to_pb(secret.update_time)),
+        expire_time: secret.expire_time.map(time_to_pb),
+        created_by: secret.created_by.clone(),
+        updated_by: secret.updated_by.clone(),
+    }
+}
+
+fn metadata_from_pb(secret: pb::SecretMetadata) -> Option<SecretMetadata> {
+    let managed_by = match secret.owner {
+        None => ManagedBy::User,
+        Some(owner) => ManagedBy::System(Owner {
+            integration: Integration::parse(&owner.integration).ok()?,
+            connection_id: ConnectionId::parse(&owner.connection_id).ok()?,
+        }),
+    };
+    let expire_time = match secret.expire_time {
+        None => None,
+        Some(time) => Some(time_from_pb(time)?),
+    };
+    Some(SecretMetadata {
+        name: SecretName::parse(&secret.name).ok()?,
+        uid: SecretUid::from_bytes(secret.uid.try_into().ok()?),
+        description: Description::parse(&secret.description).ok()?,
+        managed_by,
+        version: (secret.version > 0).then_some(secret.version)?,
+        value_revision: Revision::from_u64(secret.value_revision),
+        create_time: time_from_pb(secret.create_time?)?,
+        update_time: time_from_pb(secret.update_time?)?,
+        expire_time,
+        created_by: secret.created_by,
+        updated_by: secret.updated_by,
+    })
+}
+
+fn time_to_pb(time: Timestamp) -> pb::Time {
+    pb::Time { seconds: time.seconds(), nanos: time.nanos() }
+}
+
+fn time_from_pb(time: pb::Time) -> Option<Timestamp> {
+    Timestamp::new(time.seconds, time.nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret() -> SecretMetadata {
+        let time = |s| Timestamp::new(s, 5).expect("in range");
+        SecretMetadata {
+            name: SecretName::parse("STRIPE_KEY").expect("name"),
+            uid: SecretUid::random(),
+            description: Description::parse("für Zahlungen").expect("description"),
+            managed_by: ManagedBy::System(Owner {
+                integration: Integration::parse("stripe").expect("integration"),
+                connection_id: ConnectionId::parse("acct:1").expect("connection"),
+            }),
+            version: 3,
+            value_revision: Revision::initial(),
+            create_time: time(1),
+            update_time: time(2),
+            expire_time: Some(time(3)),
+            created_by: "zoe".into(),
+            updated_by: "spiffe://td/x".into(),
+        }
+    }
+
+    #[test]
+    fn records_survive_the_round_trip() {
+        let secret = secret();
+        let bytes = encode_metadata(&secret);
+        assert_eq!(decode_metadata(&secret.name, &bytes), Ok(secret.clone()));
+
+        let outcome = RequestOutcome {
+            fingerprint: Fingerprint { digest: [9; 32], data_key: Some(DataKeyId::random()) },
+            secret: Some((secret, Revision::from_u64(u64::MAX))),
+        };
+        assert!(decode_request(&encode_request(&outcome)) == Ok(outcome));
+
+        let key = WrappedDataKey {
+            id: DataKeyId::random(),
+            blob: vec![1, 2, 3],
+            kms_key_id: "arn:aws:kms:eu-west-1:1:key/k".into(),
+            create_time: Timestamp::new(9, 0).expect("in range"),
+        };
+        assert!(decode_data_key(&encode_data_key(&key)) == Ok(key));
+    }
+
+    #[test]
+    fn a_record_under_another_name_is_refused() {
+        let other = SecretName::parse("OTHER").expect("name");
+        assert_eq!(decode_metadata(&other, &encode_metadata(&secret())), Err(METADATA));
+    }
+
+    #[test]
+    fn truncations_never_pass_for_the_whole() {
+        let secret = secret();
+        let bytes = encode_metadata(&secret);
+        for end in 0..bytes.len() {
+            assert_ne!(decode_metadata(&secret.name, &bytes[..end]).as_ref(), Ok(&secret));
+        }
+        assert!(decode_data_key(&[]).is_err());
+        assert!(decode_request(&[]).is_err());
+    }
+}

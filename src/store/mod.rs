@@ -1,0 +1,200 @@
+//! Floor 1: records of workspaces. The store sees sealed values only.
+
+pub mod codec;
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::domain::{DataKeyId, RequestId, Revision, SecretName, WorkspaceId};
+
+/// Key of a record within its workspace. Keys of one kind sort by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// Prefix of all metadata keys.
+    pub const METADATA: &'static str = "m/";
+    /// Prefix of all sealed values.
+    pub const VALUE: &'static str = "v/";
+    /// Prefix of all data keys.
+    pub const DATA_KEY: &'static str = "k/";
+
+    /// A secret's metadata.
+    pub fn metadata(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::METADATA))
+    }
+
+    /// A secret's sealed value.
+    pub fn value(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::VALUE))
+    }
+
+    /// The data key that seals new values.
+    pub fn active_data_key() -> Self {
+        Self(format!("{}active", Self::DATA_KEY))
+    }
+
+    /// An earlier data key that still opens values.
+    pub fn data_key(id: DataKeyId) -> Self {
+        Self(format!("{}{id}", Self::DATA_KEY))
+    }
+
+    /// A key as the engine stored it.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stored record. No `Debug`: its bytes may be ciphertext.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Counts the writes; told by the writer.
+    pub revision: Revision,
+    /// Opaque to the engine.
+    pub bytes: Vec<u8>,
+}
+
+/// What a key must be for a batch to be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// There is no record.
+    Absent,
+    /// There is a record of exactly this revision.
+    Revision(Revision),
+}
+
+/// What a batch does to a key.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Replaces or creates the record.
+    Put(Record),
+    /// Removes the record.
+    Delete,
+    /// Only checks the expectation.
+    Nothing,
+}
+
+/// One key of a batch. Each key may stand in a batch once.
+#[derive(Clone)]
+pub struct Operation {
+    /// The key.
+    pub key: Key,
+    /// `None`: whatever is there.
+    pub expect: Option<Expect>,
+    /// What to do.
+    pub write: Write,
+}
+
+/// A change of one workspace, carried out whole or not at all.
+#[derive(Clone, Default)]
+pub struct Batch {
+    /// What to check and do.
+    pub operations: Vec<Operation>,
+    /// Demands that the workspace has no record of any kind.
+    pub expect_empty: bool,
+    /// Demands that the workspace has at most this many records afterwards.
+    /// Not checked for a batch that adds none.
+    pub max_records: Option<u64>,
+    /// Remembers the outcome under this id for 24 hours. If the id is known
+    /// already, nothing is done and the remembered outcome comes back.
+    pub request: Option<(RequestId, Vec<u8>)>,
+}
+
+/// What became of a batch.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Commit {
+    /// All of it was carried out and is acknowledged by the store.
+    Done,
+    /// The request id is known: nothing was done; the outcome remembered.
+    Replayed(Vec<u8>),
+    /// An expectation failed on this key: nothing was done.
+    Conflict(Key),
+    /// `expect_empty` failed: nothing was done.
+    NotEmpty,
+    /// `max_records` would be exceeded: nothing was done.
+    Full,
+}
+
+/// Where a listing of workspaces goes on. Opaque.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspacesCursor(pub String);
+
+/// Why a store call failed. Never holds a record or a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Not reached, timed out, or not able to write now. A commit that fails
+    /// so may have been carried out: only a request id tells.
+    #[error("store unavailable: {0}")]
+    Unavailable(&'static str),
+    /// Out of memory or disk: nothing was done.
+    #[error("store full")]
+    Full,
+    /// The commit was carried out, but fewer replicas than demanded have it.
+    #[error("write reached {acknowledged} of {demanded} replicas")]
+    NotReplicated {
+        /// Replicas that confirmed.
+        acknowledged: u64,
+        /// Replicas demanded.
+        demanded: u64,
+    },
+    /// A record or an answer is not what this service stores.
+    #[error("stored data malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// Keeps records of workspaces. One behaviour suite runs on every engine
+/// (`tests/integration/store_suite.rs`).
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Reads records, in the order of `keys`, at one moment, in one round
+    /// trip.
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError>;
+
+    /// Carries a batch out, whole or not at all, durably as the engine is set
+    /// up. Not cancelled halfway by dropping the future, but the outcome is
+    /// then unknown.
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
+
+    /// The outcome remembered under a request id.
+    async fn request(
+        &self,
+        workspace: &WorkspaceId,
+        id: &RequestId,
+    ) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Records whose key starts with `prefix` and is greater than `after`, in
+    /// byte order, at most `limit`.
+    async fn scan(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError>;
+
+    /// Workspaces that have records, in no order; each at least once while
+    /// none is added or removed. `None` starts; no cursor back ends.
+    async fn workspaces(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError>;
+
+    /// Whether the store can be reached and written to now.
+    async fn health(&self) -> Result<(), StoreError>;
+}
