@@ -133,12 +133,7 @@ impl Reader<'_> {
         parsed.map_err(|no| self.fault(&value.span(), format!("caller {}", no.rule()))).ok()
     }
 
-    fn role(
-        &mut self,
-        at: &Range<usize>,
-        fields: &DeTable<'_>,
-        value: &Value<'_>,
-    ) -> Option<Role> {
+    fn role(&mut self, at: &Range<usize>, fields: &DeTable<'_>, value: &Value<'_>) -> Option<Role> {
         let role = match self.string("role", value)? {
             "executor" => Role::Executor,
             "platform" => Role::Platform,
@@ -282,8 +277,8 @@ impl Grant {
     fn combines(&self, other: &Self) -> bool {
         let manages = |role: &Role| matches!(role, Role::Platform | Role::Integration(_));
         let reads = |role: &Role| matches!(role, Role::Executor);
-        let both = reads(&self.role) && manages(&other.role)
-            || manages(&self.role) && reads(&other.role);
+        let both =
+            reads(&self.role) && manages(&other.role) || manages(&self.role) && reads(&other.role);
         both && self
             .workspaces
             .iter()
@@ -417,7 +412,8 @@ mod tests {
         assert!(told.iter().any(|(line, _)| *line == 2), "{told:?}");
         assert!(told.iter().any(|(line, _)| *line == 3), "{told:?}");
         assert!(!format!("{told:?}").contains("CANARY"), "{told:?}");
-        let values = faults("[[grant]]\ncaller = 'CANARY'\nrole = 'CANARY'\nworkspaces = ['CA NARY']");
+        let values =
+            faults("[[grant]]\ncaller = 'CANARY'\nrole = 'CANARY'\nworkspaces = ['CA NARY']");
         assert!(!format!("{values:?}").contains("CANARY"), "{values:?}");
     }
 

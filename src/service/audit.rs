@@ -1,0 +1,455 @@
+//! The audit stream: one line per secret a call touched.
+//!
+//! Each line is a JSON object in pure ASCII (other characters as `\u` escapes,
+//! so that no log shipper splits or reorders a line). Fields, those not known
+//! left out:
+//!
+//! | Field | Holds |
+//! |---|---|
+//! | `time` | RFC 3339, UTC, milliseconds |
+//! | `action` | `create`, `get`, `update`, `delete`, `list` or `resolve` |
+//! | `outcome` | `ok`, or the reason of the error (`NOT_GRANTED`, ...) |
+//! | `caller` | SPIFFE id of the client's certificate; absent if unidentified |
+//! | `actor` | the person behind the call, as the caller tells it; not proven |
+//! | `workspace`, `secret`, `version` | what was touched |
+//! | `alias` | resolve: the key under which the value was returned |
+//! | `workflow_id`, `run_id` | resolve: as the caller tells them |
+//! | `trace_id` | W3C trace id, as the caller tells it |
+//!
+//! No field can hold a secret value: none has a type that could.
+//!
+//! A line whose call was told [`AuditUnavailable`] may still have been written,
+//! or be written later. After a failed write the stream may hold part of a
+//! line; the next line starts on a line of its own.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::domain::{
+    Actor, Alias, CallerId, RunId, SecretName, Timestamp, TraceId, WorkflowId, WorkspaceId,
+};
+
+/// What a call did to one secret, or tried to.
+#[derive(Debug, Clone)]
+pub struct AuditEvent {
+    /// When.
+    pub time: Timestamp,
+    /// Who; `None` for a client that is not identified.
+    pub caller: Option<CallerId>,
+    /// The person behind the caller, unproven.
+    pub actor: Option<Actor>,
+    /// Where; `None` if the call named no valid workspace.
+    pub workspace: Option<WorkspaceId>,
+    /// Which secret; `None` for a call that names none, or no valid one.
+    pub secret: Option<SecretName>,
+    /// Which version was read or written.
+    pub version: Option<u64>,
+    /// What.
+    pub action: Action,
+    /// `ok`, or the reason of the error.
+    pub outcome: &'static str,
+    /// Resolve: the key of the value in the answer.
+    pub alias: Option<Alias>,
+    /// Resolve: for which workflow.
+    pub workflow_id: Option<WorkflowId>,
+    /// Resolve: for which run.
+    pub run_id: Option<RunId>,
+    /// The trace the call belongs to.
+    pub trace_id: Option<TraceId>,
+}
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// CreateSecret.
+    Create,
+    /// GetSecret.
+    Get,
+    /// UpdateSecret.
+    Update,
+    /// DeleteSecret.
+    Delete,
+    /// ListSecrets.
+    List,
+    /// ResolveSecrets.
+    Resolve,
+}
+
+impl Action {
+    /// The word in the audit stream.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Get => "get",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::List => "list",
+            Self::Resolve => "resolve",
+        }
+    }
+}
+
+/// The audit stream could not be written to in time; the same call may succeed
+/// later. Whether the lines were or will be written is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("audit stream unavailable: {0}")]
+pub struct AuditUnavailable(&'static str);
+
+/// Where the audit stream goes.
+pub enum AuditSink {
+    /// Standard output, unbuffered. Nothing else may write there.
+    Stdout,
+    /// A regular file, created with mode 0600, only ever appended to, and
+    /// opened again when the path names another file or none (log rotation).
+    File(PathBuf),
+    /// Any writer, taken to be unbuffered.
+    Writer(Box<dyn Write + Send>),
+}
+
+/// Limits of the audit stream.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditConfig {
+    /// A write not done by then fails.
+    pub deadline: Duration,
+    /// Lines waiting to be written, in bytes; more are refused at once.
+    pub queue_bytes: usize,
+    /// Once a shared write has this many bytes, no further call joins it.
+    pub batch_bytes: usize,
+}
+
+impl Default for AuditConfig {
+    /// 1 s, 8 MiB and 256 KiB.
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(1),
+            queue_bytes: 8 * 1024 * 1024,
+            batch_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// The audit stream. A thread of its own writes; calls that wait at the same
+/// time share one write.
+pub struct AuditLog {
+    queue: mpsc::UnboundedSender<Entry>,
+    /// Bounds the queue by bytes.
+    room: Arc<Semaphore>,
+    capacity: u32,
+    deadline: Duration,
+}
+
+/// The lines of one call.
+struct Entry {
+    lines: Vec<u8>,
+    ack: oneshot::Sender<Result<(), AuditUnavailable>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AuditLog {
+    /// Opens the sink and starts the writer, which ends when the log is
+    /// dropped and its queue is written.
+    ///
+    /// # Errors
+    /// The file cannot be opened or is not a regular file, or the thread cannot
+    /// be started.
+    pub fn start(sink: AuditSink, config: AuditConfig) -> Result<Self, io::Error> {
+        let output = match sink {
+            // A duplicate of the descriptor: the handle of the standard library
+            // buffers, and locks against everything else that prints.
+            AuditSink::Stdout => {
+                Output::stream(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+            }
+            AuditSink::File(path) => Output::file(path)?,
+            AuditSink::Writer(writer) => Output::stream(writer),
+        };
+        let (queue, entries) = mpsc::unbounded_channel();
+        thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || write_batches(entries, output, config.batch_bytes))?;
+        let capacity = u32::try_from(config.queue_bytes).unwrap_or(u32::MAX);
+        let room = Arc::new(Semaphore::new(config.queue_bytes));
+        Ok(Self { queue, room, capacity, deadline: config.deadline })
+    }
+
+    /// Writes one line per event. Returns once the operating system has taken
+    /// them all.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`], at the latest at the configured deadline: the sink
+    /// blocks or refuses the write, or the queue is full.
+    pub async fn write(&self, events: Vec<AuditEvent>) -> Result<(), AuditUnavailable> {
+        let mut lines = Vec::new();
+        for event in &events {
+            encode(event, &mut lines).map_err(|_| AuditUnavailable("line not encoded"))?;
+        }
+        self.submit(lines).await
+    }
+
+    /// Waits until everything handed in before is written, for an orderly
+    /// exit.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn flush(&self) -> Result<(), AuditUnavailable> {
+        self.submit(Vec::new()).await
+    }
+
+    async fn submit(&self, lines: Vec<u8>) -> Result<(), AuditUnavailable> {
+        // A call larger than the whole queue fits an empty one.
+        let size = u32::try_from(lines.len()).unwrap_or(u32::MAX).min(self.capacity);
+        let room = Arc::clone(&self.room)
+            .try_acquire_many_owned(size)
+            .map_err(|_| AuditUnavailable("queue full"))?;
+        let (ack, written) = oneshot::channel();
+        let gone = AuditUnavailable("writer gone");
+        self.queue.send(Entry { lines, ack, _room: room }).map_err(|_| gone)?;
+        match tokio::time::timeout(self.deadline, written).await {
+            Ok(outcome) => outcome.unwrap_or(Err(gone)),
+            Err(_) => Err(AuditUnavailable("write timed out")),
+        }
+    }
+}
+
+/// Group commit: whatever waits when a write starts shares it.
+fn write_batches(
+    mut entries: mpsc::UnboundedReceiver<Entry>,
+    mut output: Output,
+    batch_bytes: usize,
+) {
+    let mut failing = false;
+    while let Some(first) = entries.blocking_recv() {
+        let mut lines = first.lines;
+        let mut waiting = vec![(first.ack, first._room)];
+        while lines.len() < batch_bytes
+            && let Ok(next) = entries.try_recv()
+        {
+            lines.extend_from_slice(&next.lines);
+            waiting.push((next.ack, next._room));
+        }
+        let outcome = output.write(&lines);
+        // One record per spell of trouble, not one per call.
+        match &outcome {
+            Err(error) if !failing => tracing::error!(%error, "audit stream cannot be written"),
+            Ok(()) if failing => tracing::info!("audit stream is written again"),
+            _ => {}
+        }
+        failing = outcome.is_err();
+        let outcome = outcome.map_err(|_| AuditUnavailable("write failed"));
+        for (ack, room) in waiting {
+            drop(room);
+            // The call may have given up.
+            let _ = ack.send(outcome);
+        }
+    }
+}
+
+struct Output {
+    sink: Box<dyn Write + Send>,
+    /// The last byte written ended no line.
+    torn: bool,
+    file: Option<OpenFile>,
+}
+
+struct OpenFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Output {
+    fn stream(sink: impl Write + Send + 'static) -> Self {
+        Self { sink: Box::new(sink), torn: false, file: None }
+    }
+
+    fn file(path: PathBuf) -> io::Result<Self> {
+        let file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut last = *b"\n";
+        if let Some(end) = metadata.len().checked_sub(1) {
+            file.read_at(&mut last, end)?;
+        }
+        let open = OpenFile { path, device: metadata.dev(), inode: metadata.ino() };
+        Ok(Self { sink: Box::new(file), torn: last != *b"\n", file: Some(open) })
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.follow_rotation()?;
+        if self.torn { self.write_all(&[b"\n", lines].concat()) } else { self.write_all(lines) }
+    }
+
+    fn follow_rotation(&mut self) -> io::Result<()> {
+        let Some(open) = &self.file else { return Ok(()) };
+        let same = match fs::metadata(&open.path) {
+            Ok(found) => (found.dev(), found.ino()) == (open.device, open.inode),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if !same {
+            *self = Self::file(open.path.clone())?;
+        }
+        Ok(())
+    }
+
+    /// As the standard library's, but knows where a failed write stopped.
+    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            let taken = match self.sink.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(taken) => taken,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let (done, left) = rest.split_at(taken.min(rest.len()));
+            self.torn = done.last() != Some(&b'\n');
+            rest = left;
+        }
+        Ok(())
+    }
+}
+
+fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        action: &'static str,
+        outcome: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        caller: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        actor: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workspace: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        secret: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        version: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        alias: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workflow_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        run_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trace_id: Option<&'a str>,
+    }
+    let line = Line {
+        time: event.time.to_string(),
+        action: event.action.as_str(),
+        outcome: event.outcome,
+        caller: event.caller.as_ref().map(CallerId::as_str),
+        actor: event.actor.as_ref().map(Actor::as_str),
+        workspace: event.workspace.as_ref().map(WorkspaceId::as_str),
+        secret: event.secret.as_ref().map(SecretName::as_str),
+        version: event.version,
+        alias: event.alias.as_ref().map(Alias::as_str),
+        workflow_id: event.workflow_id.as_ref().map(WorkflowId::as_str),
+        run_id: event.run_id.as_ref().map(RunId::as_str),
+        trace_id: event.trace_id.as_ref().map(TraceId::as_str),
+    };
+    line.serialize(&mut serde_json::Serializer::with_formatter(&mut *lines, Ascii))?;
+    lines.push(b'\n');
+    Ok(())
+}
+
+/// Escapes what is not ASCII: a line separator (U+2028) or a change of writing
+/// direction in an actor's name would mislead readers of the stream.
+struct Ascii;
+
+impl serde_json::ser::Formatter for Ascii {
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        for character in fragment.chars() {
+            if character.is_ascii() {
+                write!(writer, "{character}")?;
+            } else {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> AuditEvent {
+        AuditEvent {
+            time: Timestamp::new(1_700_000_000, 123_000_000).unwrap(),
+            caller: None,
+            actor: None,
+            workspace: None,
+            secret: None,
+            version: None,
+            action: Action::List,
+            outcome: "NOT_GRANTED",
+            alias: None,
+            workflow_id: None,
+            run_id: None,
+            trace_id: None,
+        }
+    }
+
+    fn line(event: &AuditEvent) -> String {
+        let mut lines = Vec::new();
+        encode(event, &mut lines).unwrap();
+        String::from_utf8(lines).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_what_is_known() {
+        assert_eq!(
+            line(&event()),
+            "{\"time\":\"2023-11-14T22:13:20.123Z\",\"action\":\"list\",\
+             \"outcome\":\"NOT_GRANTED\"}\n"
+        );
+        let full = AuditEvent {
+            caller: Some(CallerId::parse("spiffe://td/executor").unwrap()),
+            actor: Some(Actor::parse("Zoë \"Z\" \\ \u{1f511}").unwrap()),
+            workspace: Some(WorkspaceId::parse("ws_1").unwrap()),
+            secret: Some(SecretName::parse("KEY").unwrap()),
+            version: Some(u64::MAX),
+            action: Action::Resolve,
+            outcome: "ok",
+            alias: Some(Alias::parse("k").unwrap()),
+            workflow_id: Some(WorkflowId::parse("wf").unwrap()),
+            run_id: Some(RunId::parse("run").unwrap()),
+            trace_id: Some(TraceId::parse("4bf92f3577b34da6a3ce929d0e0e4736").unwrap()),
+            ..event()
+        };
+        assert_eq!(
+            line(&full),
+            "{\"time\":\"2023-11-14T22:13:20.123Z\",\"action\":\"resolve\",\"outcome\":\"ok\",\
+             \"caller\":\"spiffe://td/executor\",\
+             \"actor\":\"Zo\\u00eb \\\"Z\\\" \\\\ \\ud83d\\udd11\",\
+             \"workspace\":\"ws_1\",\"secret\":\"KEY\",\"version\":18446744073709551615,\
+             \"alias\":\"k\",\"workflow_id\":\"wf\",\"run_id\":\"run\",\
+             \"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"}\n"
+        );
+    }
+}
