@@ -1,1 +1,4 @@
 //! .
+
+pub mod identity;
+pub mod tls;
