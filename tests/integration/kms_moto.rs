@@ -76,17 +76,15 @@ impl Moto {
 async fn moto_agrees() {
     let moto = Moto::start().await;
     let admin = moto.admin();
+    // No multi-Region key: moto 5.2 cannot decrypt what it encrypts with one.
     let mut arns = Vec::new();
-    for multi_region in [false, false, true] {
-        let made = admin.create_key().multi_region(multi_region).send().await.unwrap();
+    for _ in 0..2 {
+        let made = admin.create_key().send().await.unwrap();
         arns.push(made.key_metadata.unwrap().arn.unwrap());
     }
-    let [old, new, mrk] = &*arns else { panic!("three keys") };
-    // moto's multi-Region ids have not the form of AWS's: an alias names it.
-    for (alias, key) in [("alias/secrets", old), ("alias/multi-region", mrk)] {
-        admin.create_alias().alias_name(alias).target_key_id(key).send().await.unwrap();
-    }
-    for key in ["alias/secrets", "alias/multi-region", old, old.rsplit('/').next().unwrap()] {
+    let [old, new] = &*arns else { panic!("two keys") };
+    admin.create_alias().alias_name("alias/secrets").target_key_id(old).send().await.unwrap();
+    for key in ["alias/secrets", old, old.rsplit('/').next().unwrap()] {
         contract(&moto.kms(key, &[])).await;
     }
 
