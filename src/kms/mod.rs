@@ -1,5 +1,8 @@
 //! Floor 1: the key-encryption key, which never leaves its KMS.
 
+pub mod aws;
+pub mod local;
+
 use async_trait::async_trait;
 
 use crate::domain::{DataKeyId, Environment, KeyMaterial, Timestamp, WorkspaceId, WrappedDataKey};

@@ -1,13 +1,16 @@
 //! Integration tests, in one binary: each module tests one room from outside.
 #![allow(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "tests fail loudly"
 )]
 
 mod audit;
 mod identity;
+mod kms;
+mod kms_faults;
+mod kms_moto;
 mod support;
 mod watch;

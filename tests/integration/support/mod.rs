@@ -1,3 +1,3 @@
-//! Helpers of the integration tests.
+//! What tests share.
 
 pub mod pki;

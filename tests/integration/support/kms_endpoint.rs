@@ -1,0 +1,425 @@
+//! AWS KMS in this process: JSON 1.1 over HTTP, with real cryptography, key
+//! states, aliases, recorded calls and faults on demand.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey},
+    rand,
+};
+use aws_sdk_kms::config::{Credentials, SharedCredentialsProvider};
+use axum::{
+    Extension, Router,
+    body::{Body, to_bytes},
+    extract::State,
+    http::{Request, Response, StatusCode},
+    routing::post,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use workflow_secrets::kms::aws::{AwsKms, AwsKmsConfig, KmsKeyId};
+
+/// Region and account of all keys.
+pub(crate) const REGION: &str = "eu-west-1";
+const ACCOUNT: &str = "111122223333";
+
+/// SDK settings with test credentials; reads neither environment nor files.
+pub(crate) fn sdk_config() -> SdkConfig {
+    let credentials = Credentials::new("AKIDEXAMPLE", "test", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new(REGION))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build()
+}
+
+/// What a key allows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyState {
+    Enabled,
+    Disabled,
+    PendingDeletion,
+    /// Its policy denies the caller.
+    AccessDenied,
+}
+
+/// What goes wrong before a call is looked at.
+#[derive(Clone, Copy)]
+pub(crate) enum Fault {
+    /// An error: HTTP status and exception name.
+    Error(u16, &'static str),
+    /// `ThrottlingException`.
+    Throttle,
+    /// No answer while the connection lasts.
+    Hang,
+    /// The connection is closed without an answer.
+    Drop,
+    /// The answer comes later.
+    Delay(Duration),
+    /// 200 with this body.
+    Body(&'static str),
+}
+
+/// A call, as it came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) operation: String,
+    pub(crate) key_id: String,
+    pub(crate) algorithm: String,
+    pub(crate) context: BTreeMap<String, String>,
+}
+
+struct Key {
+    arn: String,
+    id: [u8; 16],
+    kek: RandomizedNonceKey,
+    state: KeyState,
+}
+
+#[derive(Default)]
+struct Inner {
+    keys: Vec<Key>,
+    aliases: BTreeMap<String, String>,
+    faults: VecDeque<Fault>,
+    standing_fault: Option<Fault>,
+    calls: Vec<Call>,
+    in_flight: usize,
+    max_in_flight: usize,
+}
+
+type Shared = Arc<Mutex<Inner>>;
+type Failure = (u16, &'static str, String);
+
+/// The endpoint. Ends with the value.
+pub(crate) struct KmsEndpoint {
+    inner: Shared,
+    address: SocketAddr,
+    server: JoinSet<()>,
+}
+
+impl KmsEndpoint {
+    /// Starts on a free port, without keys.
+    pub(crate) async fn start() -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut endpoint = Self { inner: Shared::default(), address, server: JoinSet::new() };
+        endpoint.restart().await;
+        endpoint
+    }
+
+    /// Closes the port and every connection.
+    pub(crate) async fn stop(&mut self) {
+        self.server.shutdown().await;
+    }
+
+    /// Listens again on the same port, with all keys.
+    pub(crate) async fn restart(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
+        self.server.spawn(serve(listener, Arc::clone(&self.inner)));
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The adapter under test on `key`, with the default limits.
+    pub(crate) fn kms(&self, key: &str) -> AwsKms {
+        self.kms_with(AwsKmsConfig::new(KmsKeyId::parse(key).unwrap()))
+    }
+
+    /// The adapter under test on this endpoint.
+    pub(crate) fn kms_with(&self, config: AwsKmsConfig) -> AwsKms {
+        AwsKms::new(AwsKmsConfig { endpoint: Some(self.url()), ..config }, &sdk_config()).unwrap()
+    }
+
+    /// A new enabled key; returns its ARN.
+    pub(crate) fn create_key(&self) -> String {
+        self.add_key(Uuid::new_v4(), &Uuid::to_string)
+    }
+
+    /// The same, multi-Region.
+    pub(crate) fn create_multi_region_key(&self) -> String {
+        self.add_key(Uuid::new_v4(), &|id| format!("mrk-{}", id.simple()))
+    }
+
+    fn add_key(&self, id: Uuid, name: &dyn Fn(&Uuid) -> String) -> String {
+        let mut kek = [0; 32];
+        rand::fill(&mut kek).unwrap();
+        let arn = format!("arn:aws:kms:{REGION}:{ACCOUNT}:key/{}", name(&id));
+        self.lock().keys.push(Key {
+            arn: arn.clone(),
+            id: id.into_bytes(),
+            kek: RandomizedNonceKey::new(&AES_256_GCM, &kek).unwrap(),
+            state: KeyState::Enabled,
+        });
+        arn
+    }
+
+    /// Points `alias/...` to a key; also moves it.
+    pub(crate) fn set_alias(&self, alias: &str, arn: &str) {
+        self.lock().aliases.insert(alias.to_owned(), arn.to_owned());
+    }
+
+    pub(crate) fn set_state(&self, arn: &str, state: KeyState) {
+        self.lock().keys.iter_mut().find(|key| key.arn == arn).unwrap().state = state;
+    }
+
+    /// Every call from now on, until [`Self::heal`].
+    pub(crate) fn fault(&self, fault: Fault) {
+        self.lock().standing_fault = Some(fault);
+    }
+
+    /// The next `times` calls.
+    pub(crate) fn fault_times(&self, times: usize, fault: Fault) {
+        self.lock().faults.extend(std::iter::repeat_n(fault, times));
+    }
+
+    /// No more faults.
+    pub(crate) fn heal(&self) {
+        let mut inner = self.lock();
+        inner.faults.clear();
+        inner.standing_fault = None;
+    }
+
+    /// Calls of Decrypt so far, failed ones included.
+    pub(crate) fn decrypts(&self) -> usize {
+        self.count(|operation| operation == "Decrypt")
+    }
+
+    /// The same of GenerateDataKey and GenerateDataKeyWithoutPlaintext.
+    pub(crate) fn generates(&self) -> usize {
+        self.count(|operation| operation.starts_with("GenerateDataKey"))
+    }
+
+    fn count(&self, is: impl Fn(&str) -> bool) -> usize {
+        self.lock().calls.iter().filter(|call| is(&call.operation)).count()
+    }
+
+    /// All calls so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    /// The most calls that were in flight at the same time.
+    pub(crate) fn max_in_flight(&self) -> usize {
+        self.lock().max_in_flight
+    }
+
+    /// Encrypts anything, as Encrypt would.
+    pub(crate) fn encrypt(
+        &self,
+        arn: &str,
+        plaintext: &[u8],
+        context: &[(&str, String)],
+    ) -> Vec<u8> {
+        let context = context.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        self.lock().usable(arn).unwrap().encrypt(plaintext, &context.collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+}
+
+async fn serve(listener: TcpListener, inner: Shared) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        while connections.try_join_next().is_some() {}
+        let close = CancellationToken::new();
+        let router = Router::new()
+            .route("/", post(handle))
+            .layer(Extension(close.clone()))
+            .with_state(Arc::clone(&inner));
+        connections.spawn(async move {
+            let http = auto::Builder::new(TokioExecutor::new());
+            let service = TowerToHyperService::new(router);
+            tokio::select! {
+                _ = http.serve_connection(TokioIo::new(stream), service) => {}
+                () = close.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// Counts a call as long as it is being served.
+struct InFlight(Shared);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().in_flight -= 1;
+    }
+}
+
+async fn handle(
+    State(inner): State<Shared>,
+    Extension(close): Extension<CancellationToken>,
+    request: Request<Body>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let header = |name: &str| {
+        parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
+    let operation = header("x-amz-target").replace("TrentService.", "");
+    let signed = header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/");
+    let body = to_bytes(body, 64 * 1024).await.unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+
+    let (_in_flight, fault) = {
+        let mut state = inner.lock().unwrap();
+        state.calls.push(Call {
+            operation: operation.clone(),
+            key_id: body["KeyId"].as_str().unwrap_or_default().to_owned(),
+            algorithm: body["EncryptionAlgorithm"].as_str().unwrap_or_default().to_owned(),
+            context: context_of(&body),
+        });
+        state.in_flight += 1;
+        state.max_in_flight = state.max_in_flight.max(state.in_flight);
+        let fault = state.faults.pop_front().or(state.standing_fault);
+        (InFlight(Arc::clone(&inner)), fault)
+    };
+    match fault {
+        None => {}
+        Some(Fault::Error(status, name)) => return failure((status, name, "Injected".to_owned())),
+        Some(Fault::Throttle) => {
+            return failure((400, "ThrottlingException", "Rate exceeded".to_owned()));
+        }
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Drop) => {
+            close.cancel();
+            std::future::pending().await
+        }
+        Some(Fault::Delay(duration)) => tokio::time::sleep(duration).await,
+        Some(Fault::Body(text)) => return answer(200, text.to_owned()),
+    }
+    if !signed {
+        let message = "Request is missing Authentication Token".to_owned();
+        return failure((400, "MissingAuthenticationTokenException", message));
+    }
+    let result = inner.lock().unwrap().call(&operation, &body);
+    result.map_or_else(failure, |value| answer(200, value.to_string()))
+}
+
+fn answer(status: u16, body: String) -> Response<Body> {
+    Response::builder()
+        .status(StatusCode::from_u16(status).unwrap())
+        .header("content-type", "application/x-amz-json-1.1")
+        .header("x-amzn-requestid", Uuid::new_v4().to_string())
+        .body(Body::from(body))
+        .unwrap()
+}
+
+fn failure((status, name, message): Failure) -> Response<Body> {
+    answer(status, json!({"__type": name, "message": message}).to_string())
+}
+
+fn context_of(body: &Value) -> BTreeMap<String, String> {
+    serde_json::from_value(body["EncryptionContext"].clone()).unwrap_or_default()
+}
+
+impl Inner {
+    fn call(&self, operation: &str, body: &Value) -> Result<Value, Failure> {
+        let context = context_of(body);
+        let key = self.usable(body["KeyId"].as_str().unwrap_or_default())?;
+        match operation {
+            "GenerateDataKey" | "GenerateDataKeyWithoutPlaintext" => {
+                if body["KeySpec"] != "AES_256" {
+                    return Err((400, "ValidationException", "KeySpec".to_owned()));
+                }
+                let mut plaintext = [0; 32];
+                rand::fill(&mut plaintext).unwrap();
+                let blob = STANDARD.encode(key.encrypt(&plaintext, &context));
+                let mut answer = json!({"KeyId": key.arn, "CiphertextBlob": blob});
+                if operation == "GenerateDataKey" {
+                    answer["Plaintext"] = STANDARD.encode(plaintext).into();
+                }
+                Ok(answer)
+            }
+            "Decrypt" => {
+                let blob = STANDARD.decode(body["CiphertextBlob"].as_str().unwrap_or_default());
+                let plaintext = self.decrypt(key, &blob.unwrap_or_default(), &context)?;
+                Ok(json!({
+                    "KeyId": key.arn,
+                    "Plaintext": STANDARD.encode(plaintext),
+                    "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                }))
+            }
+            _ => Err((400, "UnknownOperationException", String::new())),
+        }
+    }
+
+    /// Looks a `KeyId` of any form up and checks the key's state.
+    fn usable(&self, key_id: &str) -> Result<&Key, Failure> {
+        let resource = key_id.strip_prefix(&format!("arn:aws:kms:{REGION}:{ACCOUNT}:"));
+        let resource = resource.unwrap_or(key_id);
+        let named = self.aliases.get(resource).map_or(resource, String::as_str);
+        let missing = || (400, "NotFoundException", format!("Key '{key_id}' does not exist"));
+        let is = |key: &&Key| key.arn == named || key.arn.rsplit('/').next() == Some(named);
+        let by_path = |key: &&Key| key.arn.rsplit(':').next() == Some(named);
+        let mut keys = self.keys.iter();
+        let key = keys.find(|key| is(key) || by_path(key)).ok_or_else(missing)?;
+        let arn = &key.arn;
+        match key.state {
+            KeyState::Enabled => Ok(key),
+            KeyState::Disabled => Err((400, "DisabledException", format!("{arn} is disabled."))),
+            KeyState::PendingDeletion => {
+                Err((400, "KMSInvalidStateException", format!("{arn} is pending deletion.")))
+            }
+            KeyState::AccessDenied => {
+                Err((400, "AccessDeniedException", format!("not authorized on resource: {arn}")))
+            }
+        }
+    }
+
+    fn decrypt(
+        &self,
+        key: &Key,
+        blob: &[u8],
+        context: &BTreeMap<String, String>,
+    ) -> Result<Vec<u8>, Failure> {
+        let invalid = || (400, "InvalidCiphertextException", String::new());
+        let (header, rest) = blob.split_at_checked(Key::HEADER.len()).ok_or_else(invalid)?;
+        let (id, rest) = rest.split_at_checked(16).ok_or_else(invalid)?;
+        let (nonce, sealed) = rest.split_at_checked(12).ok_or_else(invalid)?;
+        if header != Key::HEADER || !self.keys.iter().any(|any| any.id == id) {
+            return Err(invalid());
+        }
+        if key.id != id {
+            let message = "The key ID in the request does not identify a CMK that can perform this";
+            return Err((400, "IncorrectKeyException", message.to_owned()));
+        }
+        let nonce = Nonce::try_assume_unique_for_key(nonce).unwrap();
+        let mut in_out = sealed.to_vec();
+        let plaintext = key.kek.open_in_place(nonce, Key::associated_data(context), &mut in_out);
+        plaintext.map(|bytes| bytes.to_vec()).map_err(|_| invalid())
+    }
+}
+
+impl Key {
+    const HEADER: [u8; 4] = [1, 2, 2, 0];
+
+    fn associated_data(context: &BTreeMap<String, String>) -> Aad<Vec<u8>> {
+        Aad::from(serde_json::to_vec(context).unwrap())
+    }
+
+    fn encrypt(&self, plaintext: &[u8], context: &BTreeMap<String, String>) -> Vec<u8> {
+        let mut in_out = plaintext.to_vec();
+        let associated_data = Self::associated_data(context);
+        let nonce = self.kek.seal_in_place_append_tag(associated_data, &mut in_out).unwrap();
+        [&Self::HEADER[..], &self.id, nonce.as_ref(), &in_out].concat()
+    }
+}
