@@ -8,7 +8,9 @@
 )]
 
 mod audit;
+mod golden;
 mod identity;
+mod keyring;
 mod kms;
 mod kms_faults;
 mod kms_moto;

@@ -1,0 +1,120 @@
+//! Unwrapped data keys in memory: how long they serve, and what a failure to
+//! refresh them means. Decides only; does no I/O and waits for nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use lru::LruCache;
+
+use super::{DataKey, KeyError, KeyringConfig};
+use crate::{
+    domain::{DataKeyId, WorkspaceId},
+    kms::KmsError,
+};
+
+/// A data key of a workspace; `None` is the making of its first.
+pub(super) type Slot = (WorkspaceId, Option<DataKeyId>);
+
+/// What the cache says of a key.
+pub(super) enum Found {
+    /// Use it.
+    Fresh(Arc<DataKey>),
+    /// Use it, and refresh it in the background.
+    Aging(Arc<DataKey>),
+    /// It failed a moment ago: do not ask again yet.
+    Failed(KeyError),
+    /// Fetch it.
+    Nothing,
+}
+
+struct Entry {
+    key: Arc<DataKey>,
+    /// When the KMS was asked for it.
+    since: Duration,
+    /// Age from which it is refreshed ahead.
+    soft_age: Duration,
+    /// When a refresh was first told that the key-encryption key is unusable.
+    refused: Option<Duration>,
+}
+
+struct Failure {
+    error: KeyError,
+    until: Duration,
+}
+
+/// Bounded; the key used longest ago goes first and is overwritten.
+pub(super) struct Cache {
+    config: KeyringConfig,
+    entries: LruCache<Slot, Entry>,
+    failures: LruCache<Slot, Failure>,
+}
+
+impl Cache {
+    pub(super) fn new(config: KeyringConfig) -> Self {
+        Self {
+            entries: LruCache::sparse(config.capacity),
+            failures: LruCache::sparse(config.capacity),
+            config,
+        }
+    }
+
+    /// What there is for a caller that accepts keys up to `hard_age`.
+    pub(super) fn find(&mut self, slot: &Slot, hard_age: Duration, now: Duration) -> Found {
+        let failure = self.failures.get(slot).filter(|failure| now < failure.until);
+        if let Some(entry) = self.entries.get(slot) {
+            let age = now.saturating_sub(entry.since);
+            if age < hard_age {
+                let key = Arc::clone(&entry.key);
+                let unconfirmed = entry
+                    .refused
+                    .is_some_and(|first| now.saturating_sub(first) < self.config.confirm_unusable);
+                let rest = age < entry.soft_age || failure.is_some() || unconfirmed;
+                return if rest { Found::Fresh(key) } else { Found::Aging(key) };
+            }
+        }
+        failure.map_or(Found::Nothing, |failure| Found::Failed(failure.error.clone()))
+    }
+
+    /// Keeps a key that the KMS unwrapped when asked at `since`.
+    pub(super) fn keep(&mut self, slot: Slot, key: Arc<DataKey>, since: Duration) {
+        // What nobody asked for in a long time need not wait for its turn.
+        while let Some((_, idle)) = self.entries.peek_lru() {
+            if since.saturating_sub(idle.since) < self.config.hard_age_read {
+                break;
+            }
+            self.entries.pop_lru();
+        }
+        self.failures.pop(&slot);
+        let soft_age = jittered(self.config.soft_age);
+        self.entries.put(slot, Entry { key, since, soft_age, refused: None });
+    }
+
+    /// Draws the consequences of a failure.
+    pub(super) fn fail(&mut self, slot: Slot, error: &KeyError, now: Duration) {
+        let evict = match error {
+            // May pass: what is cached goes on serving, up to its hard age.
+            KeyError::Kms(KmsError::Transient(_)) | KeyError::Store(_) => false,
+            // One refusal may be a slip of access management; a second one,
+            // some time later, is not.
+            KeyError::Kms(_) => self.entries.peek_mut(&slot).is_some_and(|entry| {
+                let first = *entry.refused.get_or_insert(now);
+                now.saturating_sub(first) >= self.config.confirm_unusable
+            }),
+            KeyError::Missing | KeyError::Corrupt(_) => true,
+        };
+        if evict {
+            self.entries.pop(&slot);
+        }
+        // The store bounds its own calls, and must be back as soon as it is.
+        if !matches!(error, KeyError::Store(_)) {
+            let until = now.saturating_add(self.config.negative);
+            self.failures.put(slot, Failure { error: error.clone(), until });
+        }
+    }
+}
+
+/// Within 10 % of an age, so that keys unwrapped together are not refreshed
+/// together.
+fn jittered(age: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    age.mul_f64(0.9 + 0.2 * f64::from(random) / f64::from(u32::MAX))
+}

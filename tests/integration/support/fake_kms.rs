@@ -1,0 +1,116 @@
+//! A KMS in memory. It wraps with real AES-256-GCM, bound to the encryption
+//! context, so a blob in the wrong place does not unwrap.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, RandomizedNonceKey};
+use tokio::sync::watch;
+use workflow_secrets::{
+    domain::{KeyMaterial, Timestamp, WrappedDataKey},
+    kms::{EncryptionContext, Kms, KmsError},
+};
+
+pub struct FakeKms {
+    key: RandomizedNonceKey,
+    generates: AtomicUsize,
+    decrypts: AtomicUsize,
+    fault: Mutex<Option<KmsError>>,
+    panics: AtomicBool,
+    held: watch::Sender<bool>,
+}
+
+impl Default for FakeKms {
+    fn default() -> Self {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).unwrap();
+        Self {
+            key: RandomizedNonceKey::new(&AES_256_GCM, &key).unwrap(),
+            generates: AtomicUsize::new(0),
+            decrypts: AtomicUsize::new(0),
+            fault: Mutex::new(None),
+            panics: AtomicBool::new(false),
+            held: watch::Sender::new(false),
+        }
+    }
+}
+
+impl FakeKms {
+    /// Calls of `generate_data_key` so far.
+    pub fn generates(&self) -> usize {
+        self.generates.load(Ordering::SeqCst)
+    }
+
+    /// Calls of `decrypt` so far, whatever became of them.
+    pub fn decrypts(&self) -> usize {
+        self.decrypts.load(Ordering::SeqCst)
+    }
+
+    /// Fails every call from now on, or none.
+    pub fn fail(&self, fault: Option<KmsError>) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    /// Panics in the next call.
+    pub fn panic_once(&self) {
+        self.panics.store(true, Ordering::SeqCst);
+    }
+
+    /// Keeps calls waiting, or lets them go on.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    async fn answer(&self) -> Result<(), KmsError> {
+        self.held.subscribe().wait_for(|held| !held).await.unwrap();
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "as demanded");
+        self.fault.lock().unwrap().map_or(Ok(()), Err)
+    }
+}
+
+fn associated_data(context: &EncryptionContext) -> Aad<Vec<u8>> {
+    Aad::from(format!("{:?}", context.pairs()).into_bytes())
+}
+
+#[async_trait]
+impl Kms for FakeKms {
+    async fn generate_data_key(
+        &self,
+        context: &EncryptionContext,
+        now: Timestamp,
+    ) -> Result<WrappedDataKey, KmsError> {
+        self.generates.fetch_add(1, Ordering::SeqCst);
+        self.answer().await?;
+        let mut blob = vec![0; 32];
+        getrandom::fill(&mut blob).unwrap();
+        let nonce = self.key.seal_in_place_append_tag(associated_data(context), &mut blob).unwrap();
+        blob.extend(nonce.as_ref());
+        Ok(WrappedDataKey {
+            id: context.data_key,
+            blob,
+            kms_key_id: "fake".to_owned(),
+            create_time: now,
+        })
+    }
+
+    async fn decrypt(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedDataKey,
+    ) -> Result<KeyMaterial, KmsError> {
+        assert!(context.data_key == wrapped.id, "the contract of the trait");
+        self.decrypts.fetch_add(1, Ordering::SeqCst);
+        self.answer().await?;
+        let wrong = KmsError::WrongCiphertext("fake");
+        let (sealed, nonce) = wrapped.blob.split_last_chunk::<12>().ok_or(wrong)?;
+        let mut sealed = sealed.to_vec();
+        let plaintext = self
+            .key
+            .open_in_place(nonce.into(), associated_data(context), &mut sealed)
+            .map_err(|_| wrong)?;
+        KeyMaterial::take(plaintext).map_err(|_| wrong)
+    }
+}

@@ -1,0 +1,153 @@
+//! A store in memory that keeps the contract of the trait.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use workflow_secrets::{
+    domain::{RequestId, WorkspaceId},
+    store::{Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write},
+};
+
+type Workspace = BTreeMap<Key, Record>;
+
+#[derive(Default)]
+pub struct MemoryStore {
+    workspaces: Mutex<BTreeMap<WorkspaceId, Workspace>>,
+    requests: Mutex<BTreeMap<(WorkspaceId, RequestId), Vec<u8>>>,
+    reads: AtomicUsize,
+    fault: Mutex<Option<(StoreError, bool)>>,
+}
+
+impl MemoryStore {
+    /// Calls of `read` so far.
+    pub fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    /// The records of a workspace.
+    pub fn records(&self, workspace: &WorkspaceId) -> Workspace {
+        self.workspaces.lock().unwrap().get(workspace).cloned().unwrap_or_default()
+    }
+
+    /// Puts a record, or removes it, past all conditions.
+    pub fn set(&self, workspace: &WorkspaceId, key: Key, record: Option<Record>) {
+        let mut workspaces = self.workspaces.lock().unwrap();
+        let records = workspaces.entry(workspace.clone()).or_default();
+        match record {
+            Some(record) => records.insert(key, record),
+            None => records.remove(&key),
+        };
+    }
+
+    /// Fails the next commit; `done` tells whether it is carried out all the
+    /// same.
+    pub fn fail_commit(&self, error: StoreError, done: bool) {
+        *self.fault.lock().unwrap() = Some((error, done));
+    }
+
+    fn carry_out(&self, workspace: &WorkspaceId, batch: Batch) -> Commit {
+        let mut workspaces = self.workspaces.lock().unwrap();
+        let mut requests = self.requests.lock().unwrap();
+        let known = |(id, _): &(RequestId, Vec<u8>)| {
+            requests.get(&(workspace.clone(), id.clone())).cloned()
+        };
+        if let Some(outcome) = batch.request.as_ref().and_then(known) {
+            return Commit::Replayed(outcome);
+        }
+        let records = workspaces.entry(workspace.clone()).or_default();
+        if batch.expect_empty && !records.is_empty() {
+            return Commit::NotEmpty;
+        }
+        let mut after = records.clone();
+        for operation in batch.operations {
+            let found = records.get(&operation.key).map(|record| record.revision);
+            let holds = match operation.expect {
+                None => true,
+                Some(Expect::Absent) => found.is_none(),
+                Some(Expect::Revision(revision)) => found == Some(revision),
+            };
+            if !holds {
+                return Commit::Conflict(operation.key);
+            }
+            match operation.write {
+                Write::Put(record) => drop(after.insert(operation.key, record)),
+                Write::Delete => drop(after.remove(&operation.key)),
+                Write::Nothing => {}
+            }
+        }
+        let full = batch.max_records.is_some_and(|max| after.len() as u64 > max);
+        if full && after.len() > records.len() {
+            return Commit::Full;
+        }
+        *records = after;
+        if let Some((id, outcome)) = batch.request {
+            requests.insert((workspace.clone(), id), outcome);
+        }
+        Commit::Done
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let records = self.records(workspace);
+        Ok(keys.iter().map(|key| records.get(key).cloned()).collect())
+    }
+
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        let fault = self.fault.lock().unwrap().take();
+        match fault {
+            None => Ok(self.carry_out(workspace, batch)),
+            Some((error, done)) => {
+                if done {
+                    self.carry_out(workspace, batch);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn request(
+        &self,
+        workspace: &WorkspaceId,
+        id: &RequestId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.requests.lock().unwrap().get(&(workspace.clone(), id.clone())).cloned())
+    }
+
+    async fn scan(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError> {
+        let records = self.records(workspace).into_iter();
+        Ok(records
+            .filter(|(key, _)| key.as_str().starts_with(prefix) && after.is_none_or(|a| key > a))
+            .take(limit)
+            .collect())
+    }
+
+    async fn workspaces(
+        &self,
+        _cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
+        Ok((self.workspaces.lock().unwrap().keys().cloned().collect(), None))
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
