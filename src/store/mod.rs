@@ -1,8 +1,10 @@
 //! Floor 1: records of workspaces. The store sees sealed values only.
 
 pub mod codec;
+pub mod embedded;
+pub mod redis;
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use async_trait::async_trait;
 
@@ -66,6 +68,21 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
+impl Record {
+    /// The stored form, the same in every engine: revision (8 bytes,
+    /// big-endian), bytes.
+    fn to_stored(&self) -> Vec<u8> {
+        [&self.revision.as_u64().to_be_bytes(), self.bytes.as_slice()].concat()
+    }
+
+    fn from_stored(stored: &[u8]) -> Result<Self, StoreError> {
+        let (revision, bytes) =
+            stored.split_first_chunk().ok_or(StoreError::Malformed("a record is too short"))?;
+        let revision = Revision::from_u64(u64::from_be_bytes(*revision));
+        Ok(Self { revision, bytes: bytes.to_vec() })
+    }
+}
+
 /// What a key must be for a batch to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
@@ -110,6 +127,18 @@ pub struct Batch {
     /// Remembers the outcome under this id for 24 hours. If the id is known
     /// already, nothing is done and the remembered outcome comes back.
     pub request: Option<(RequestId, Vec<u8>)>,
+}
+
+impl Batch {
+    /// Engines refuse a batch in which a key stands twice.
+    fn check(&self) -> Result<(), StoreError> {
+        let mut seen = HashSet::new();
+        if self.operations.iter().all(|operation| seen.insert(&operation.key)) {
+            Ok(())
+        } else {
+            Err(StoreError::Malformed("a key stands twice in the batch"))
+        }
+    }
 }
 
 /// What became of a batch.

@@ -1,6 +1,7 @@
 //! What tests share.
 
-pub mod fake_kms;
-pub mod manual_clock;
-pub mod memory_store;
-pub mod pki;
+pub(crate) mod fake_kms;
+pub(crate) mod kms_endpoint;
+pub(crate) mod manual_clock;
+pub(crate) mod memory_store;
+pub(crate) mod pki;

@@ -1,0 +1,374 @@
+//! The embedded engine: one file, for `dev` and single-node use.
+//!
+//! A commit is acknowledged once it is on disk. All access to the file runs on
+//! the blocking pool, where a transaction goes on to its end even if nobody
+//! waits for it any more.
+//!
+//! | Table | Key | Holds |
+//! |---|---|---|
+//! | `records` | workspace, record key | revision (8 bytes, big-endian), bytes |
+//! | `workspaces` | workspace | number of its records, at least 1 |
+//! | `requests` | workspace, request id | second at which it is forgotten, outcome |
+//! | `expiries` | that second, workspace, request id | nothing |
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    ops::Bound,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable, TableDefinition,
+    WriteTransaction, backends::FileBackend,
+};
+
+use super::{
+    Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write,
+};
+use crate::domain::{Clock, RequestId, WorkspaceId};
+
+type Pair = (&'static str, &'static str);
+
+const RECORDS: TableDefinition<'_, Pair, &[u8]> = TableDefinition::new("records");
+const WORKSPACES: TableDefinition<'_, &str, u64> = TableDefinition::new("workspaces");
+const REQUESTS: TableDefinition<'_, Pair, (i64, &[u8])> = TableDefinition::new("requests");
+const EXPIRIES: TableDefinition<'_, (i64, &str, &str), ()> = TableDefinition::new("expiries");
+
+const REQUEST_TTL_SECONDS: i64 = 24 * 60 * 60;
+
+/// Expired request ids that one commit clears away at most: more than it can
+/// add, so they do not pile up.
+const PURGE: usize = 16;
+
+/// Workspaces of one page.
+const PAGE: usize = 1_000;
+
+/// Most memory for cached pages.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why the file was not opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Another process or an earlier store of this one has it open.
+    #[error("the store file is in use by another process")]
+    InUse,
+    /// Others than the owner may read the file or replace it.
+    #[error("the store file is not safe from other users: {0}")]
+    Unsafe(&'static str),
+    /// It is not a file of this engine, or it is damaged.
+    #[error("the store file is damaged or of another format")]
+    Malformed,
+    /// The operating system refused.
+    #[error("the store file cannot be opened: {0}")]
+    Io(io::ErrorKind),
+}
+
+/// Records in one file.
+///
+/// When the disk is full or fails, the call tells so and the store then answers
+/// [`StoreError::Unavailable`] until it is opened again.
+pub struct EmbeddedStore {
+    database: Arc<Database>,
+    clock: Arc<dyn Clock>,
+}
+
+impl EmbeddedStore {
+    /// Opens the file, or creates it with mode 0600. Blocks; repairs the file
+    /// if it was not closed.
+    ///
+    /// # Errors
+    /// The file is open elsewhere, is accessible to group or others, or is no
+    /// regular file; its directory is missing or writable by group or others;
+    /// or the file is damaged.
+    pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let backend = FileBackend::new(open_file(path)?).map_err(refusal)?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(refusal)?;
+        create_tables(&database).map_err(|_| OpenError::Malformed)?;
+        Ok(Self { database: Arc::new(database), clock })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let database = Arc::clone(&self.database);
+        tokio::task::spawn_blocking(move || work(&database))
+            .await
+            .map_err(|_| StoreError::Unavailable("embedded store is shutting down"))?
+            .map_err(failure)
+    }
+}
+
+fn open_file(path: &Path) -> Result<File, OpenError> {
+    let io = |error: io::Error| OpenError::Io(error.kind());
+    let directory = match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
+    if fs::metadata(directory).map_err(io)?.mode() & 0o022 != 0 {
+        return Err(OpenError::Unsafe("group or others may write to its directory"));
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = options.create_new(true).open(path).map_err(io)?;
+            // Or else the name may be gone after a power failure.
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+            Ok(file)
+        }
+        Err(error) => Err(io(error)),
+        Ok(found) if !found.is_file() => Err(OpenError::Unsafe("it is not a regular file")),
+        Ok(found) if found.mode() & 0o077 != 0 => {
+            Err(OpenError::Unsafe("group or others have access to it; its mode must be 0600"))
+        }
+        Ok(_) => options.open(path).map_err(io),
+    }
+}
+
+fn refusal(error: DatabaseError) -> OpenError {
+    match redb::Error::from(error) {
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => OpenError::InUse,
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+            OpenError::Io(error.kind())
+        }
+        _ => OpenError::Malformed,
+    }
+}
+
+/// So that reads find every table.
+fn create_tables(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(RECORDS)?;
+    transaction.open_table(WORKSPACES)?;
+    transaction.open_table(REQUESTS)?;
+    transaction.open_table(EXPIRIES)?;
+    Ok(transaction.commit()?)
+}
+
+fn failure(error: redb::Error) -> StoreError {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error {
+        redb::Error::Io(e) if matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge) => {
+            StoreError::Full
+        }
+        redb::Error::Corrupted(_) => StoreError::Malformed("embedded store"),
+        _ => StoreError::Unavailable("embedded store failed"),
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError> {
+        let (workspace, keys) = (workspace.clone(), keys.to_vec());
+        let stored = self
+            .run(move |database| {
+                let records = database.begin_read()?.open_table(RECORDS)?;
+                let mut found = Vec::with_capacity(keys.len());
+                for key in &keys {
+                    let value = records.get((workspace.as_str(), key.as_str()))?;
+                    found.push(value.map(|value| value.value().to_vec()));
+                }
+                Ok(found)
+            })
+            .await?;
+        stored.into_iter().map(|s| s.map(|s| Record::from_stored(&s)).transpose()).collect()
+    }
+
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        batch.check()?;
+        let (workspace, now) = (workspace.clone(), self.clock.now().seconds());
+        self.run(move |database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            let result = apply(&transaction, workspace.as_str(), batch, now)?;
+            match result {
+                Commit::Done => transaction.commit()?,
+                _ => transaction.abort()?,
+            }
+            Ok(result)
+        })
+        .await
+    }
+
+    async fn request(
+        &self,
+        workspace: &WorkspaceId,
+        id: &RequestId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let (workspace, id) = (workspace.clone(), id.clone());
+        let now = self.clock.now().seconds();
+        self.run(move |database| {
+            let requests = database.begin_read()?.open_table(REQUESTS)?;
+            remembered(&requests, (workspace.as_str(), id.as_str()), now)
+        })
+        .await
+    }
+
+    async fn scan(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError> {
+        let (workspace, prefix) = (workspace.clone(), prefix.to_owned());
+        let after = after.filter(|key| key.as_str() >= prefix.as_str()).cloned();
+        let stored = self
+            .run(move |database| {
+                let records = database.begin_read()?.open_table(RECORDS)?;
+                let workspace = workspace.as_str();
+                let from = match &after {
+                    Some(key) => Bound::Excluded((workspace, key.as_str())),
+                    None => Bound::Included((workspace, prefix.as_str())),
+                };
+                let mut found = Vec::new();
+                for entry in records.range::<(&str, &str)>((from, Bound::Unbounded))?.take(limit) {
+                    let (at, value) = entry?;
+                    let (owner, key) = at.value();
+                    if owner != workspace || !key.starts_with(&prefix) {
+                        break;
+                    }
+                    found.push((Key::from_stored(key.to_owned()), value.value().to_vec()));
+                }
+                Ok(found)
+            })
+            .await?;
+        stored.into_iter().map(|(key, s)| Ok((key, Record::from_stored(&s)?))).collect()
+    }
+
+    async fn workspaces(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
+        let after = cursor.map_or_else(String::new, |cursor| cursor.0.clone());
+        let names = self
+            .run(move |database| {
+                let workspaces = database.begin_read()?.open_table(WORKSPACES)?;
+                let range = (Bound::Excluded(after.as_str()), Bound::Unbounded);
+                let mut names = Vec::new();
+                for entry in workspaces.range::<&str>(range)?.take(PAGE) {
+                    names.push(entry?.0.value().to_owned());
+                }
+                Ok(names)
+            })
+            .await?;
+        let next = names.get(PAGE - 1).cloned().map(WorkspacesCursor);
+        let parse = |name: String| {
+            WorkspaceId::parse(&name).map_err(|_| StoreError::Malformed("workspace name"))
+        };
+        Ok((names.into_iter().map(parse).collect::<Result<_, _>>()?, next))
+    }
+
+    /// Commits nothing, which reaches the disk all the same.
+    async fn health(&self) -> Result<(), StoreError> {
+        self.run(|database| Ok(database.begin_write()?.commit()?)).await
+    }
+}
+
+/// Checks a batch and writes it into the transaction. Whatever comes back but
+/// `Done`, the transaction must be aborted.
+fn apply(
+    transaction: &WriteTransaction,
+    workspace: &str,
+    batch: Batch,
+    now: i64,
+) -> Result<Commit, redb::Error> {
+    let mut requests = transaction.open_table(REQUESTS)?;
+    if let Some((id, _)) = &batch.request
+        && let Some(outcome) = remembered(&requests, (workspace, id.as_str()), now)?
+    {
+        return Ok(Commit::Replayed(outcome));
+    }
+
+    let mut workspaces = transaction.open_table(WORKSPACES)?;
+    let before = workspaces.get(workspace)?.map_or(0, |count| count.value());
+    if batch.expect_empty && before > 0 {
+        return Ok(Commit::NotEmpty);
+    }
+
+    let mut records = transaction.open_table(RECORDS)?;
+    for operation in &batch.operations {
+        let current = match records.get((workspace, operation.key.as_str()))? {
+            Some(stored) => Some(Record::from_stored(stored.value()).map_err(corrupted)?.revision),
+            None => None,
+        };
+        let met = match operation.expect {
+            None => true,
+            Some(Expect::Absent) => current.is_none(),
+            Some(Expect::Revision(revision)) => current == Some(revision),
+        };
+        if !met {
+            return Ok(Commit::Conflict(operation.key.clone()));
+        }
+    }
+
+    let (mut added, mut removed) = (0, 0);
+    for operation in &batch.operations {
+        let at = (workspace, operation.key.as_str());
+        match &operation.write {
+            Write::Put(record) => {
+                added += u64::from(records.insert(at, record.to_stored().as_slice())?.is_none());
+            }
+            Write::Delete => removed += u64::from(records.remove(at)?.is_some()),
+            Write::Nothing => {}
+        }
+    }
+    let after = (before + added).saturating_sub(removed);
+    if added > 0 && batch.max_records.is_some_and(|max| after > max) {
+        return Ok(Commit::Full);
+    }
+    match after {
+        0 => workspaces.remove(workspace)?,
+        _ => workspaces.insert(workspace, after)?,
+    };
+
+    let mut expiries = transaction.open_table(EXPIRIES)?;
+    let mut expired = Vec::new();
+    for entry in expiries.range(..(now.saturating_add(1), "", ""))?.take(PURGE) {
+        let entry = entry?.0;
+        let (second, workspace, id) = entry.value();
+        expired.push((second, workspace.to_owned(), id.to_owned()));
+    }
+    for (second, workspace, id) in &expired {
+        expiries.remove((*second, workspace.as_str(), id.as_str()))?;
+        requests.remove((workspace.as_str(), id.as_str()))?;
+    }
+    if let Some((id, outcome)) = &batch.request {
+        let at = (workspace, id.as_str());
+        let expiry = now.saturating_add(REQUEST_TTL_SECONDS);
+        // An id that is used anew before it was cleared away.
+        if let Some(old) = requests.insert(at, (expiry, outcome.as_slice()))? {
+            expiries.remove((old.value().0, at.0, at.1))?;
+        }
+        expiries.insert((expiry, at.0, at.1), ())?;
+    }
+    Ok(Commit::Done)
+}
+
+fn remembered(
+    requests: &impl ReadableTable<Pair, (i64, &'static [u8])>,
+    at: (&str, &str),
+    now: i64,
+) -> Result<Option<Vec<u8>>, redb::Error> {
+    let found = requests.get(at)?;
+    Ok(found.and_then(|found| {
+        let (expiry, outcome) = found.value();
+        (now < expiry).then(|| outcome.to_vec())
+    }))
+}
+
+fn corrupted(_: StoreError) -> redb::Error {
+    redb::Error::Corrupted(String::new())
+}

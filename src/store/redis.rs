@@ -1,0 +1,377 @@
+//! The Redis engine.
+//!
+//! All keys of a workspace share the hash tag `{workspace}`, so that Redis
+//! Cluster keeps them on one node:
+//!
+//! | Key | Type | Holds |
+//! |---|---|---|
+//! | `<prefix>:{ws}:records` | hash | record key -> revision (8 bytes, big-endian), bytes |
+//! | `<prefix>:{ws}:index` | sorted set | record keys, all of score 0, for byte order |
+//! | `<prefix>:{ws}:request:<id>` | string, expires after 24 h | outcome of a request |
+//! | `<prefix>:health` | never there | target of the health probe |
+//!
+//! An ACL user needs `+info +select +hmget +get +del +scan +eval +evalsha
+//! +hlen +hget +hset +hdel +zcard +zadd +zrem +zrangebylex +set +pexpireat
+//! +pexpiretime +wait` on `~<prefix>:*`.
+
+mod config;
+mod connection;
+mod link;
+mod scripts;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redis::{Cmd, Pipeline, Script, Value};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+pub use self::{
+    config::{ClientCertificate, KeyPrefix, Password, RedisConfig, RedisUrl},
+    connection::StartError,
+};
+use self::{
+    link::{Failure, Link},
+    scripts::{COMMIT, SCAN},
+};
+use super::{
+    Batch, Commit, Expect, Key, Operation, Record, Store, StoreError, WorkspacesCursor, Write,
+};
+use crate::domain::{RequestId, WorkspaceId};
+
+const REQUEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Keys that one step of SCAN looks at.
+const SCAN_COUNT: usize = 1_000;
+
+const NOT_UNDERSTOOD: StoreError = StoreError::Malformed("answer of Redis");
+
+/// Records in Redis.
+///
+/// A call takes at most the response timeout and then fails with
+/// [`StoreError::Unavailable`]. A lost connection is replaced in the
+/// background; reads are then tried once more, commits never, since the first
+/// attempt may have been carried out.
+pub struct RedisStore {
+    config: Arc<RedisConfig>,
+    link: Link,
+    replicated: Option<Replicated>,
+    commit: Script,
+    scan: Script,
+}
+
+/// Where commits run if replicas must confirm them.
+///
+/// WAIT covers the writes of its own connection and blocks it. On the shared
+/// connection it would hold all reads up, hence one of its own; and a commit is
+/// sent only after the one before has its answer, hence the semaphore: a commit
+/// that finds no time before its deadline is then not sent at all.
+struct Replicated {
+    link: Link,
+    turn: Semaphore,
+}
+
+impl RedisStore {
+    /// Connects and checks that this Redis keeps what it acknowledges: version
+    /// 7.0 or later, a master, `maxmemory-policy noeviction`, an append-only
+    /// file if demanded (otherwise a warning is logged). The same is checked of
+    /// each later connection, which may lead to another server.
+    ///
+    /// # Errors
+    /// There is no connection, or this Redis is refused.
+    pub async fn connect(config: RedisConfig) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let link = Link::start(Arc::clone(&config)).await?;
+        let replicated = match config.min_replicas {
+            0 => None,
+            _ => Some(Replicated {
+                link: Link::start(Arc::clone(&config)).await?,
+                turn: Semaphore::new(1),
+            }),
+        };
+        let (commit, scan) = (Script::new(COMMIT), Script::new(SCAN));
+        Ok(Self { config, link, replicated, commit, scan })
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config.response_timeout
+    }
+
+    fn key(&self, workspace: &WorkspaceId, rest: &str) -> String {
+        format!("{}:{{{workspace}}}:{rest}", self.config.prefix)
+    }
+
+    fn request_key(&self, workspace: &WorkspaceId, id: &RequestId) -> String {
+        self.key(workspace, &format!("request:{id}"))
+    }
+
+    /// Sends a command that changes nothing, once more if the connection broke.
+    async fn ask(&self, link: &Link, command: Cmd) -> Result<Value, StoreError> {
+        let deadline = self.deadline();
+        let mut pipeline = Pipeline::new();
+        pipeline.add_command(command);
+        let replies = match link.send(&pipeline, deadline).await {
+            Err(Failure::Lost(_)) => link.send(&pipeline, deadline).await?,
+            other => other?,
+        };
+        replies.into_iter().next().ok_or(NOT_UNDERSTOOD)
+    }
+}
+
+/// A script with its keys and arguments.
+struct Call<'a> {
+    script: &'a Script,
+    text: &'static str,
+    keys: Vec<String>,
+    arguments: Vec<Vec<u8>>,
+    /// Replicas that must confirm.
+    replicas: u32,
+}
+
+impl Call<'_> {
+    async fn run(&self, link: &Link, deadline: Instant) -> Result<Vec<Value>, Failure> {
+        let hash = self.script.get_hash();
+        match link.send(&self.commands("EVALSHA", hash, deadline), deadline).await {
+            // A proof that nothing has run.
+            Err(Failure::NoScript) => {
+                link.send(&self.commands("EVAL", self.text, deadline), deadline).await
+            }
+            other => other,
+        }
+    }
+
+    fn commands(&self, verb: &str, script: &str, deadline: Instant) -> Pipeline {
+        let mut commands = Pipeline::new();
+        commands.cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        if self.replicas > 0 {
+            // Half of what is left, so that too few replicas are told as such.
+            let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+            // 0 would wait for ever.
+            let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
+            commands.cmd("WAIT").arg(self.replicas).arg(millis);
+        }
+        commands
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.key(workspace, "records"));
+        for key in keys {
+            command.arg(key.as_str());
+        }
+        match self.ask(&self.link, command).await? {
+            Value::Array(values) if values.len() == keys.len() => {
+                values.into_iter().map(record).collect()
+            }
+            _ => Err(NOT_UNDERSTOOD),
+        }
+    }
+
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        batch.check()?;
+        let mut keys = vec![self.key(workspace, "records"), self.key(workspace, "index")];
+        let mut outcome = Vec::new();
+        if let Some((id, remember)) = batch.request {
+            keys.push(self.request_key(workspace, &id));
+            outcome = remember;
+        }
+        let flag = |set: bool| if set { b"1".to_vec() } else { Vec::new() };
+        let mut arguments = vec![
+            flag(batch.expect_empty),
+            batch.max_records.map_or_else(Vec::new, |max| max.to_string().into_bytes()),
+            outcome,
+            REQUEST_TTL.as_millis().to_string().into_bytes(),
+            flag(self.replicated.is_some()),
+        ];
+        for operation in &batch.operations {
+            arguments.push(operation.key.as_str().as_bytes().to_vec());
+            arguments.push(match operation.expect {
+                None => Vec::new(),
+                Some(Expect::Absent) => b"absent".to_vec(),
+                Some(Expect::Revision(revision)) => revision.as_u64().to_be_bytes().to_vec(),
+            });
+            let (write, value) = match &operation.write {
+                Write::Put(record) => ("put", record.to_stored()),
+                Write::Delete => ("delete", Vec::new()),
+                Write::Nothing => ("nothing", Vec::new()),
+            };
+            arguments.extend([write.as_bytes().to_vec(), value]);
+        }
+
+        let replicas = self.config.min_replicas;
+        let call = Call { script: &self.commit, text: COMMIT, keys, arguments, replicas };
+        let deadline = self.deadline();
+        let mut replies = match &self.replicated {
+            None => call.run(&self.link, deadline).await?,
+            Some(Replicated { link, turn }) => {
+                let _turn = timeout_at(deadline, turn.acquire())
+                    .await
+                    .map_err(|_| StoreError::Unavailable("too many commits wait for replicas"))?;
+                call.run(link, deadline).await?
+            }
+        }
+        .into_iter();
+        let result = committed(replies.next(), &batch.operations)?;
+        let demanded = u64::from(replicas);
+        let acknowledged = match replies.next() {
+            Some(Value::Int(count)) => u64::try_from(count).unwrap_or(0),
+            _ => 0,
+        };
+        match result {
+            Commit::Done | Commit::Replayed(_) if acknowledged < demanded => {
+                Err(StoreError::NotReplicated { acknowledged, demanded })
+            }
+            result => Ok(result),
+        }
+    }
+
+    async fn request(
+        &self,
+        workspace: &WorkspaceId,
+        id: &RequestId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.request_key(workspace, id));
+        match self.ask(&self.link, command).await? {
+            Value::Nil => Ok(None),
+            Value::BulkString(outcome) => Ok(Some(outcome)),
+            _ => Err(NOT_UNDERSTOOD),
+        }
+    }
+
+    async fn scan(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError> {
+        let from = match after {
+            Some(key) if key.as_str() >= prefix => format!("({key}"),
+            _ => format!("[{prefix}"),
+        };
+        // The least bytes above all that start with the prefix. No byte of
+        // UTF-8 is 255.
+        let mut to = [b"(", prefix.as_bytes()].concat();
+        match to.last_mut() {
+            Some(last) if !prefix.is_empty() => *last += 1,
+            _ => to = b"+".to_vec(),
+        }
+        let call = Call {
+            script: &self.scan,
+            text: SCAN,
+            keys: vec![self.key(workspace, "records"), self.key(workspace, "index")],
+            arguments: vec![from.into_bytes(), to, limit.to_string().into_bytes()],
+            replicas: 0,
+        };
+        let deadline = self.deadline();
+        let replies = match call.run(&self.link, deadline).await {
+            Err(Failure::Lost(_)) => call.run(&self.link, deadline).await?,
+            other => other?,
+        };
+        let Some(Value::Array(values)) = replies.into_iter().next() else {
+            return Err(NOT_UNDERSTOOD);
+        };
+        let mut values = values.into_iter();
+        let mut found = Vec::new();
+        while let (Some(key), Some(value)) = (values.next(), values.next()) {
+            let record = record(value)?
+                .ok_or(StoreError::Malformed("the index names a record that is not there"))?;
+            found.push((Key::from_stored(text(key)?), record));
+        }
+        Ok(found)
+    }
+
+    async fn workspaces(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
+        let cursor = cursor.map_or("0", |cursor| cursor.0.as_str());
+        let head = format!("{}:{{", self.config.prefix);
+        let tail = "}:records";
+        let mut command = redis::cmd("SCAN");
+        command.arg(cursor).arg("MATCH").arg(format!("{head}*{tail}"));
+        command.arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("hash");
+        let Value::Array(reply) = self.ask(&self.link, command).await? else {
+            return Err(NOT_UNDERSTOOD);
+        };
+        let Ok([next, Value::Array(keys)]) = <[Value; 2]>::try_from(reply) else {
+            return Err(NOT_UNDERSTOOD);
+        };
+        let mut workspaces = Vec::new();
+        for key in keys {
+            let key = text(key)?;
+            // What does not parse is not ours.
+            let name = key.strip_prefix(&head).and_then(|key| key.strip_suffix(tail));
+            workspaces.extend(name.and_then(|name| WorkspaceId::parse(name).ok()));
+        }
+        let next = text(next)?;
+        Ok((workspaces, (next != "0").then_some(WorkspacesCursor(next))))
+    }
+
+    /// Deletes a key that is never there. That changes nothing, yet Redis
+    /// refuses it for the same reasons as any write (replica, failing disk, too
+    /// few replicas) except full memory, which does not keep secrets from being
+    /// resolved.
+    async fn health(&self) -> Result<(), StoreError> {
+        let links = [Some(&self.link), self.replicated.as_ref().map(|r| &r.link)];
+        for link in links.into_iter().flatten() {
+            let mut command = redis::cmd("DEL");
+            command.arg(format!("{}:health", self.config.prefix));
+            self.ask(link, command).await?;
+        }
+        Ok(())
+    }
+}
+
+fn record(value: Value) -> Result<Option<Record>, StoreError> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Record::from_stored(&bytes).map(Some),
+        _ => Err(NOT_UNDERSTOOD),
+    }
+}
+
+fn text(value: Value) -> Result<String, StoreError> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| NOT_UNDERSTOOD),
+        _ => Err(NOT_UNDERSTOOD),
+    }
+}
+
+/// Reads the reply of the commit script.
+fn committed(reply: Option<Value>, operations: &[Operation]) -> Result<Commit, StoreError> {
+    let Some(Value::Array(reply)) = reply else {
+        return Err(NOT_UNDERSTOOD);
+    };
+    let mut reply = reply.into_iter();
+    let Some(Value::BulkString(word)) = reply.next() else {
+        return Err(NOT_UNDERSTOOD);
+    };
+    match (word.as_slice(), reply.next()) {
+        (b"done", None) => Ok(Commit::Done),
+        (b"replayed", Some(Value::BulkString(outcome))) => Ok(Commit::Replayed(outcome)),
+        (b"conflict", Some(Value::Int(index))) => usize::try_from(index)
+            .ok()
+            .and_then(|index| operations.get(index))
+            .map(|operation| Commit::Conflict(operation.key.clone()))
+            .ok_or(NOT_UNDERSTOOD),
+        (b"not_empty", None) => Ok(Commit::NotEmpty),
+        (b"full", None) => Ok(Commit::Full),
+        (b"malformed", None) => Err(StoreError::Malformed("a record is too short")),
+        (b"denied", None) => Err(StoreError::Unavailable("Redis denies access")),
+        _ => Err(NOT_UNDERSTOOD),
+    }
+}

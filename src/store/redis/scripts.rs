@@ -1,0 +1,113 @@
+//! All Lua of this service. Redis runs a script as one step, and nothing else
+//! meanwhile.
+
+/// Carries a batch out, whole or not at all.
+///
+/// A script that raises an error keeps what it has written so far. So every
+/// check comes first, and each way in which a later write could still fail is
+/// one of them: wrong types raise in HLEN, ZCARD and GET; missing ACL rights
+/// are asked for; a read-only replica, a failing disk, too few replicas and
+/// full memory fail the first write of a script and no later one. Full memory
+/// fails only writes that take memory, so puts come first, and a batch of
+/// deletions, which does not start with such a write, goes through.
+///
+/// Revisions are compared as 8 bytes: Lua's numbers are doubles and would
+/// confuse neighbours above 2^53.
+///
+/// - `KEYS[1]` records: hash of key -> revision (8 bytes, big-endian) .. bytes
+/// - `KEYS[2]` index: sorted set of the keys, all of score 0
+/// - `KEYS[3]` outcome under the request id; missing if the batch has none
+/// - `ARGV[1]` `1` if the workspace must have no record
+/// - `ARGV[2]` most records afterwards, or empty
+/// - `ARGV[3]` outcome to remember
+/// - `ARGV[4]` for how many milliseconds
+/// - `ARGV[5]` `1` if WAIT follows: a replay is then written again, so that
+///   WAIT waits for the replicas to have it
+/// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
+///   `put`, `delete` or `nothing`; revision .. bytes to put
+///
+/// Replies `{done}`, `{replayed, outcome}`, `{conflict, operation from 0}`,
+/// `{not_empty}`, `{full}`, `{malformed}` or `{denied}`.
+pub(super) const COMMIT: &str = r"
+local records, index, request = KEYS[1], KEYS[2], KEYS[3]
+local first, step = 6, 4
+
+if request then
+  local outcome = redis.call('GET', request)
+  if outcome then
+    if ARGV[5] == '1' then
+      redis.call('PEXPIREAT', request, redis.call('PEXPIRETIME', request))
+    end
+    return {'replayed', outcome}
+  end
+end
+
+local count = redis.call('HLEN', records)
+redis.call('ZCARD', index)
+if ARGV[1] == '1' and count > 0 then
+  return {'not_empty'}
+end
+
+local added, removed = 0, 0
+for i = first, #ARGV, step do
+  local expect, write = ARGV[i + 1], ARGV[i + 2]
+  local current = redis.call('HGET', records, ARGV[i])
+  if current and #current < 8 then
+    return {'malformed'}
+  end
+  local revision = current and string.sub(current, 1, 8)
+  if (expect == 'absent' and current) or (#expect == 8 and revision ~= expect) then
+    return {'conflict', (i - first) / step}
+  end
+  if write == 'put' and not current then
+    added = added + 1
+  elseif write == 'delete' and current then
+    removed = removed + 1
+  end
+end
+if ARGV[2] ~= '' and added > 0 and count + added - removed > tonumber(ARGV[2]) then
+  return {'full'}
+end
+
+if not (redis.acl_check_cmd('HSET', records, '', '')
+    and redis.acl_check_cmd('HDEL', records, '')
+    and redis.acl_check_cmd('ZADD', index, '0', '')
+    and redis.acl_check_cmd('ZREM', index, '')
+    and redis.acl_check_cmd('SET', request or records, '', 'PX', '1')) then
+  return {'denied'}
+end
+
+for i = first, #ARGV, step do
+  if ARGV[i + 2] == 'put' then
+    redis.call('HSET', records, ARGV[i], ARGV[i + 3])
+    redis.call('ZADD', index, 0, ARGV[i])
+  end
+end
+for i = first, #ARGV, step do
+  if ARGV[i + 2] == 'delete' then
+    redis.call('HDEL', records, ARGV[i])
+    redis.call('ZREM', index, ARGV[i])
+  end
+end
+if request then
+  redis.call('SET', request, ARGV[3], 'PX', ARGV[4])
+end
+return {'done'}
+";
+
+/// Lists records in byte order of their keys, index and records at one moment.
+///
+/// - `KEYS[1]` records, `KEYS[2]` index, as above
+/// - `ARGV[1]`, `ARGV[2]` bounds as ZRANGEBYLEX takes them
+/// - `ARGV[3]` most records
+///
+/// Replies key, record, key, record, ...
+pub(super) const SCAN: &str = r"
+local found = {}
+local keys = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, key in ipairs(keys) do
+  found[#found + 1] = key
+  found[#found + 1] = redis.call('HGET', KEYS[1], key)
+end
+return found
+";
