@@ -1,1 +1,177 @@
-//! Floor 5.
+//! Floor 5: wiring. Listener and shutdown are handed in, so that tests run the
+//! very server that production runs.
+
+mod dev;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use tokio::{net::TcpListener, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::dev::dev;
+use crate::{
+    config::{ServeConfig, StoreConfig, load_policy},
+    domain::{Clock, SystemClock},
+    envelope::{Keyring, KeyringConfig},
+    grpc::{
+        self, Health, ServerConfig,
+        tls::{self, AcceptLimits, Connection},
+    },
+    kms::aws::AwsKms,
+    service::{Secrets, audit::AuditLog},
+    store::{Store, embedded::EmbeddedStore, redis::RedisStore},
+    telemetry,
+    watch::Watch,
+};
+
+/// How often files and the store are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why the service could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The store, the KMS client or the audit stream refused at start.
+    #[error("{0}")]
+    Start(String),
+    /// The server ended by itself.
+    #[error("server: {0}")]
+    Serve(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl RunError {
+    fn start(what: &str, error: impl std::fmt::Display) -> Self {
+        Self::Start(format!("{what}: {error}"))
+    }
+}
+
+/// How a server comes to its end.
+struct Ending {
+    /// SIGTERM has come.
+    shutdown: CancellationToken,
+    /// Take no more connections and calls.
+    stop: CancellationToken,
+    drain_delay: Duration,
+    grace: Duration,
+}
+
+/// Serves in production until `shutdown`.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn serve(
+    config: ServeConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let store: Arc<dyn Store> = match config.store {
+        StoreConfig::Redis(redis) => Arc::new(
+            RedisStore::connect(*redis).await.map_err(|error| RunError::start("Redis", error))?,
+        ),
+        StoreConfig::Embedded(path) => Arc::new(
+            EmbeddedStore::open(&path, Arc::clone(&clock))
+                .map_err(|error| RunError::start("store", error))?,
+        ),
+    };
+    let kms = AwsKms::connect(config.kms).await.map_err(|error| RunError::start("KMS", error))?;
+    let keyring = Keyring::new(
+        Arc::new(kms),
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        config.environment.clone(),
+        KeyringConfig::default(),
+    );
+    let audit = AuditLog::start(config.audit, config.audit_config)
+        .map_err(|error| RunError::start("audit stream", error))?;
+    let policy_file = config.policy_file;
+    let policies =
+        Watch::start("policy", vec![policy_file.clone()], move || load_policy(&policy_file))
+            .map_err(|error| RunError::start("policy", error))?;
+    let tls_files = config.tls_files;
+    let paths = [&tls_files.cert, &tls_files.key, &tls_files.client_ca].map(PathBuf::clone);
+    let certificates = Watch::start("TLS files", paths.to_vec(), move || tls::load(&tls_files))
+        .map_err(|error| RunError::start("TLS", error))?;
+    let (policy, tls) = (policies.current(), certificates.current());
+    let stop = CancellationToken::new();
+    tokio::spawn(policies.run(LOOK_EVERY, stop.clone()));
+    tokio::spawn(certificates.run(LOOK_EVERY, stop.clone()));
+    let secrets = Secrets {
+        store,
+        keyring,
+        clock,
+        audit,
+        policy,
+        environment: config.environment,
+        limits: config.limits,
+        changes: TaskTracker::new(),
+    };
+    let incoming = tls::incoming(listener, tls, AcceptLimits::default(), stop.clone());
+    let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
+    run(Arc::new(secrets), incoming, ending).await
+}
+
+/// Serves until shutdown, then ends in order: health says NOT_SERVING, calls
+/// are taken a little longer, then those under way finish, the changes behind
+/// calls that were given up are committed, and the audit stream is written.
+async fn run<I>(secrets: Arc<Secrets>, incoming: I, ending: Ending) -> Result<(), RunError>
+where
+    I: Stream<Item = std::io::Result<Connection>>,
+{
+    let Ending { shutdown, stop, drain_delay, grace } = ending;
+    let health = Health::default();
+    let readiness = tokio::spawn(readiness(Arc::clone(&secrets.store), health.clone()));
+    let server = grpc::serve(
+        Arc::clone(&secrets),
+        &health,
+        ServerConfig::default(),
+        incoming,
+        stop.clone().cancelled_owned(),
+        telemetry::call_span,
+    );
+    tokio::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended.map_err(RunError::Serve),
+        () = shutdown.cancelled() => {}
+    }
+
+    tracing::info!("shutting down");
+    let deadline = Instant::now() + grace;
+    readiness.abort();
+    health.shutting_down().await;
+    if tokio::time::timeout(drain_delay, &mut server).await.is_err() {
+        stop.cancel();
+        health.end_watches().await;
+        // A connection that never speaks would hold the server up for ever.
+        if tokio::time::timeout_at(deadline, &mut server).await.is_err() {
+            tracing::warn!("grace period over: connections cut");
+        }
+    }
+    secrets.changes.close();
+    if tokio::time::timeout_at(deadline, secrets.changes.wait()).await.is_err() {
+        tracing::warn!("grace period over: changes under way given up");
+    }
+    if let Err(error) = secrets.audit.flush().await {
+        tracing::error!(%error, "audit lines may be lost");
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Keeps readiness true to what the store can do. The KMS has no part in it:
+/// cached workspaces are served without it.
+async fn readiness(store: Arc<dyn Store>, health: Health) {
+    let mut ready = None;
+    loop {
+        let now = store.health().await;
+        if ready != Some(now.is_ok()) {
+            match &now {
+                Ok(()) => tracing::info!("ready"),
+                Err(error) => tracing::warn!(%error, "not ready"),
+            }
+        }
+        ready = Some(now.is_ok());
+        health.ready(now.is_ok()).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

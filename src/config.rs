@@ -1,1 +1,301 @@
-//! Floor 5.
+//! Floor 5: settings, from flags and environment variables, parsed once.
+//!
+//! Every fault is found before any port opens, and all are told at once.
+
+mod args;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing_subscriber::EnvFilter;
+
+pub use self::args::{Cli, Command, DevArgs, ProbeArgs, ServeArgs};
+use crate::{
+    domain::{Environment, Refusal},
+    grpc::tls::{self, TlsFiles},
+    kms::aws::{AwsKmsConfig, KmsKeyId, PreviousKey, refuse_body_logging},
+    service::{
+        Limits,
+        access::Policy,
+        audit::{AuditConfig, AuditSink},
+    },
+    store::redis::{KeyPrefix, Password, RedisConfig, RedisUrl},
+    telemetry::{LogFormat, TelemetryConfig},
+};
+
+/// Which store.
+pub enum StoreConfig {
+    /// Redis.
+    Redis(Box<RedisConfig>),
+    /// A file of this machine.
+    Embedded(PathBuf),
+}
+
+/// Settings of `serve`, all valid.
+pub struct ServeConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The deployment.
+    pub environment: Environment,
+    /// Certificate files, watched for changes.
+    pub tls_files: TlsFiles,
+    /// Policy file, watched for changes.
+    pub policy_file: PathBuf,
+    /// Where audit lines go.
+    pub audit: AuditSink,
+    /// Bounds of the audit stream.
+    pub audit_config: AuditConfig,
+    /// Which store.
+    pub store: StoreConfig,
+    /// Which KMS key, and how to reach it.
+    pub kms: AwsKmsConfig,
+    /// Operator's limits.
+    pub limits: Limits,
+    /// Longest time from SIGTERM to the end of the process.
+    pub grace: Duration,
+    /// Part of it during which calls are still taken although health says
+    /// NOT_SERVING, for load balancers to notice.
+    pub drain_delay: Duration,
+    /// Logs and traces; taken by who sets them up.
+    pub telemetry: Option<TelemetryConfig>,
+}
+
+/// Settings of `dev`, all valid.
+pub struct DevConfig {
+    /// Where to listen: loopback.
+    pub listen: SocketAddr,
+    /// Holds store, key and audit file.
+    pub data_dir: PathBuf,
+    /// Logs; taken by who sets them up.
+    pub telemetry: Option<TelemetryConfig>,
+}
+
+/// What is wrong with the settings, a line each, naming flag or file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Faults(pub Vec<String>);
+
+impl Faults {
+    fn note<T, E: std::fmt::Display>(&mut self, flag: &str, parsed: Result<T, E>) -> Option<T> {
+        parsed.map_err(|error| self.0.push(format!("{flag}: {error}"))).ok()
+    }
+
+    fn rule<T>(&mut self, flag: &str, parsed: Result<T, Refusal>) -> Option<T> {
+        self.note(flag, parsed.map_err(Refusal::rule))
+    }
+
+    fn required<'a>(&mut self, flag: &str, value: Option<&'a String>) -> Option<&'a str> {
+        let value = value.map(String::as_str).filter(|value| !value.is_empty());
+        if value.is_none() {
+            self.0.push(format!("{flag}: is required"));
+        }
+        value
+    }
+
+    fn parsed<T: FromStr>(&mut self, flag: &str, text: &str, what: &str) -> Option<T> {
+        self.note(flag, text.parse().map_err(|_| format!("must be {what}")))
+    }
+
+    fn duration(&mut self, flag: &str, text: &str) -> Option<Duration> {
+        let parsed = humantime::parse_duration(text);
+        self.note(flag, parsed.map_err(|_| "must be a duration such as 500ms, 20s or 2m"))
+    }
+
+    fn telemetry(
+        &mut self,
+        log: &str,
+        format: &str,
+        otlp: Option<String>,
+    ) -> Option<TelemetryConfig> {
+        let filter = EnvFilter::try_new(log)
+            .map_err(|_| "must be log directives such as info,workflow_secrets=debug");
+        let filter = self.note("--log", filter);
+        let format = self.note(
+            "--log-format",
+            match format {
+                "json" => Ok(LogFormat::Json),
+                "text" => Ok(LogFormat::Text),
+                _ => Err("must be json or text"),
+            },
+        );
+        if let Some(endpoint) = &otlp {
+            let uri = endpoint.parse::<http::Uri>();
+            let plain = uri.is_ok_and(|uri| uri.scheme_str() == Some("http"));
+            self.note(
+                "--otlp-endpoint",
+                plain.then_some(()).ok_or("must be an http:// URL of a collector nearby"),
+            );
+        }
+        Some(TelemetryConfig { filter: filter?, format: format?, otlp_endpoint: otlp })
+    }
+
+    fn finish<T>(self, config: Option<T>) -> Result<T, Self> {
+        match config {
+            Some(config) if self.0.is_empty() => Ok(config),
+            _ => Err(self),
+        }
+    }
+}
+
+impl ServeConfig {
+    /// Parses the arguments and reads the files they name.
+    ///
+    /// # Errors
+    /// All faults.
+    pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let f = &mut faults;
+        f.note("environment", refuse_body_logging(|name| std::env::var_os(name).is_some()));
+        let listen = f.parsed("--listen", &args.listen, "an address such as 0.0.0.0:8443");
+        let environment = f
+            .required("--environment", args.environment.as_ref())
+            .and_then(|text| f.rule("--environment", Environment::parse(text)));
+        let tls_files = tls_files(f, &args);
+        let policy_file = policy_file(f, args.policy.as_ref());
+        let audit = match args.audit.as_str() {
+            "-" => AuditSink::Stdout,
+            path => AuditSink::File(path.into()),
+        };
+        let store = store(f, &args);
+        let kms = kms(f, &args);
+        let max_secrets = f.parsed(
+            "--max-secrets-per-workspace",
+            &args.max_secrets_per_workspace,
+            "a number of secrets",
+        );
+        let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
+        let drain_delay = f.duration("--drain-delay", &args.drain_delay);
+        if let (Some(grace), Some(delay)) = (grace, drain_delay) {
+            let fits = (delay < grace).then_some(());
+            f.note("--drain-delay", fits.ok_or("must be shorter than --shutdown-grace"));
+        }
+        let telemetry = f.telemetry(&args.log, &args.log_format, args.otlp_endpoint);
+        let config = || {
+            Some(Self {
+                listen: listen?,
+                environment: environment?,
+                tls_files: tls_files?,
+                policy_file: policy_file?,
+                audit,
+                audit_config: AuditConfig::default(),
+                store: store?,
+                kms: kms?,
+                limits: Limits { max_secrets_per_workspace: max_secrets? },
+                grace: grace?,
+                drain_delay: drain_delay?,
+                telemetry: Some(telemetry?),
+            })
+        };
+        let config = config();
+        faults.finish(config)
+    }
+}
+
+impl DevConfig {
+    /// Parses the arguments.
+    ///
+    /// # Errors
+    /// All faults; one is an address that is not loopback.
+    pub fn parse(args: DevArgs) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let listen: Option<SocketAddr> =
+            faults.parsed("--listen", &args.listen, "an address such as 127.0.0.1:7443");
+        if listen.is_some_and(|address| !address.ip().is_loopback()) {
+            faults.0.push("--listen: dev speaks plaintext and listens on loopback only".into());
+        }
+        let telemetry = faults.telemetry(&args.log, "text", None);
+        let config = listen.zip(telemetry).map(|(listen, telemetry)| Self {
+            listen,
+            data_dir: args.data_dir.into(),
+            telemetry: Some(telemetry),
+        });
+        faults.finish(config)
+    }
+}
+
+fn tls_files(f: &mut Faults, args: &ServeArgs) -> Option<TlsFiles> {
+    let cert = f.required("--tls-cert", args.tls_cert.as_ref());
+    let key = f.required("--tls-key", args.tls_key.as_ref());
+    let client_ca = f.required("--tls-client-ca", args.tls_client_ca.as_ref());
+    let files = TlsFiles { cert: cert?.into(), key: key?.into(), client_ca: client_ca?.into() };
+    match tls::load(&files) {
+        Ok(_) => Some(files),
+        Err(error) => {
+            let faults = error.faults().iter();
+            f.0.extend(faults.map(|(file, fault)| format!("{}: {fault}", file.display())));
+            None
+        }
+    }
+}
+
+fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
+    let path = PathBuf::from(f.required("--policy", path)?);
+    f.note(&format!("--policy {}", path.display()), load_policy(&path))?;
+    Some(path)
+}
+
+/// Reads a policy file.
+///
+/// # Errors
+/// All its faults, or why it cannot be read.
+pub fn load_policy(path: &Path) -> Result<Arc<Policy>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Policy::parse(&text).map(Arc::new).map_err(|faults| faults.to_string())
+}
+
+fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
+    let store = f.required("--store", args.store.as_ref())?;
+    if let Some(path) = store.strip_prefix("embedded:") {
+        if path.is_empty() {
+            f.0.push("--store: embedded: must be followed by a file".into());
+            return None;
+        }
+        return Some(StoreConfig::Embedded(path.into()));
+    }
+    let url =
+        RedisUrl::parse(store).map_err(|rule| format!("{rule} (or be embedded:/path/to/file)"));
+    let url = f.note("--store", url);
+    let prefix = f.note("--redis-key-prefix", KeyPrefix::parse(&args.redis_key_prefix));
+    let min_replicas =
+        f.parsed("--redis-min-replicas", &args.redis_min_replicas, "a number of replicas");
+    let timeout = f.duration("--redis-timeout", &args.redis_timeout);
+    let password = match &args.redis_password_file {
+        Some(path) => {
+            Some(f.note(&format!("--redis-password-file {path}"), std::fs::read_to_string(path))?)
+        }
+        None => None,
+    };
+    let mut config = RedisConfig::new(url?);
+    config.username = args.redis_username.clone();
+    config.password = password.map(|mut text| {
+        // Editors end files with a newline that is no part of the password.
+        text.truncate(text.trim_end_matches(['\r', '\n']).len());
+        Password::new(text)
+    });
+    config.ca = args.redis_ca.as_ref().map(PathBuf::from);
+    config.prefix = prefix?;
+    config.response_timeout = timeout?;
+    config.min_replicas = min_replicas?;
+    config.require_durable = args.require_durable;
+    Some(StoreConfig::Redis(Box::new(config)))
+}
+
+fn kms(f: &mut Faults, args: &ServeArgs) -> Option<AwsKmsConfig> {
+    let key = f
+        .required("--kms-key", args.kms_key.as_ref())
+        .and_then(|text| f.rule("--kms-key", KmsKeyId::parse(text)));
+    let previous: Vec<_> = args
+        .kms_previous_key
+        .iter()
+        .map(|text| f.rule("--kms-previous-key", PreviousKey::parse(text)))
+        .collect();
+    let mut config = AwsKmsConfig::new(key?);
+    config.previous_keys = previous.into_iter().collect::<Option<_>>()?;
+    config.endpoint = args.kms_endpoint.clone();
+    config.region = args.kms_region.clone();
+    Some(config)
+}

@@ -7,7 +7,7 @@
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
-//! | 5 | `main`, [`app`], [`config`], [`telemetry`] | arguments, exit codes, wiring |
+//! | 5 | `main`, [`app`], [`config`], [`probe`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
 //! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
 //! | 3 | [`service`] | one file per operation or policy |
 //! | 2 | [`envelope`] | sealing and opening values, data keys |
@@ -20,6 +20,8 @@ pub mod domain;
 pub mod envelope;
 pub mod grpc;
 pub mod kms;
+pub mod probe;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod watch;

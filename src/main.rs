@@ -1,3 +1,137 @@
-//! The `workflow-secrets` program.
+//! The `workflow-secrets` program: arguments in, exit code out.
 
-fn main() {}
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    net::SocketAddr,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser as _;
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use workflow_secrets::{
+    app::{self, RunError},
+    config::{Cli, Command, DevConfig, Faults, ServeConfig},
+    probe,
+    telemetry::{self, TelemetryConfig},
+};
+
+/// Wrong arguments or settings (sysexits EX_USAGE).
+const USAGE: u8 = 64;
+/// The store refused or cannot be reached at start (EX_UNAVAILABLE).
+const UNAVAILABLE: u8 = 69;
+/// A fault while running (EX_SOFTWARE).
+const SOFTWARE: u8 = 70;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; they are no faults.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(SOFTWARE, error),
+    };
+    let code = match cli.command {
+        Command::Serve(args) => match ServeConfig::parse(*args) {
+            Ok(mut config) => {
+                let (listen, telemetry) = (config.listen, config.telemetry.take());
+                runtime.block_on(start(listen, telemetry, |listener, shutdown| {
+                    app::serve(config, listener, shutdown)
+                }))
+            }
+            Err(faults) => refuse(&faults),
+        },
+        Command::Dev(args) => match DevConfig::parse(args) {
+            Ok(mut config) => {
+                let (listen, telemetry) = (config.listen, config.telemetry.take());
+                runtime.block_on(start(listen, telemetry, |listener, shutdown| {
+                    app::dev(config, listener, shutdown)
+                }))
+            }
+            Err(faults) => refuse(&faults),
+        },
+        Command::Probe(args) => match runtime.block_on(probe::probe(args)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ probe::ProbeError::Arguments(_)) => fail(USAGE, error),
+            Err(error) => fail(1, error),
+        },
+    };
+    // Work that is stuck must not hold the process past its grace period.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    code
+}
+
+/// Sets telemetry up, binds the listener and serves until a signal comes.
+async fn start<F>(
+    listen: SocketAddr,
+    telemetry: Option<TelemetryConfig>,
+    serve: impl FnOnce(TcpListener, CancellationToken) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), RunError>>,
+{
+    let telemetry = match telemetry.map(telemetry::init).transpose() {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(SOFTWARE, error),
+    };
+    let listener = match TcpListener::bind(listen).await {
+        Ok(listener) => listener,
+        Err(error) => return fail(UNAVAILABLE, format!("cannot listen on {listen}: {error}")),
+    };
+    let shutdown = match signals() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return fail(SOFTWARE, error),
+    };
+    let code = match serve(listener, shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ RunError::Start(_)) => fail(UNAVAILABLE, error),
+        Err(error @ RunError::Serve(_)) => fail(SOFTWARE, error),
+    };
+    if let Some(telemetry) = telemetry {
+        // Blocks; off the runtime's own threads.
+        let _ = tokio::task::spawn_blocking(|| telemetry.shutdown()).await;
+    }
+    code
+}
+
+/// SIGTERM or SIGINT asks for an orderly end; a second one ends at once.
+fn signals() -> io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if asked.is_cancelled() {
+                std::process::exit(i32::from(SOFTWARE));
+            }
+            asked.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+fn refuse(faults: &Faults) -> ExitCode {
+    fail(USAGE, faults.0.join("\nworkflow-secrets: "))
+}
+
+fn fail(code: u8, error: impl Display) -> ExitCode {
+    // Nothing is left to tell if even stderr is gone.
+    let _ = writeln!(io::stderr(), "workflow-secrets: {error}");
+    ExitCode::from(code)
+}

@@ -187,6 +187,12 @@ text_types! {
     Environment, integration;
 }
 
+impl Default for Description {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
 impl From<&SecretName> for Alias {
     fn from(name: &SecretName) -> Self {
         Self(Arc::clone(&name.0))

@@ -8,7 +8,7 @@
 //! leave the key on the stack, so derived keys go through [`Zeroizing`]
 //! buffers here.
 
-use aws_lc_rs::{hkdf, hmac};
+use aws_lc_rs::{digest as sha2, hkdf, hmac};
 use zeroize::Zeroizing;
 
 use crate::domain::{DataKeyId, KeyMaterial};
@@ -67,6 +67,19 @@ impl DataKey {
         expand(&prk, COMMITMENT, &mut *keys.commitment);
         keys
     }
+}
+
+/// SHA-256 over `parts`, each after its length in eight bytes. For what holds
+/// no value: whoever sees the digest can test guesses.
+pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = sha2::Context::new(&sha2::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
 }
 
 fn extract(algorithm: hkdf::Algorithm, salt: &[u8], secret: &[u8]) -> hkdf::Prk {

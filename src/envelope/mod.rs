@@ -13,7 +13,7 @@ mod record;
 mod seal;
 
 pub use binding::Binding;
-pub use derive::DataKey;
+pub use derive::{DataKey, digest};
 pub use keyring::{KeyError, Keyring, KeyringConfig};
 pub use record::SealedRecord;
 pub use seal::{Payload, SealError, open, seal};

@@ -4,6 +4,8 @@
 //! u32, all zero for none), value length u32, value, zeros up to the next size
 //! of the padding.
 
+use std::borrow::Borrow;
+
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     constant_time,
@@ -17,14 +19,15 @@ use super::{
 };
 use crate::domain::{Plaintext, Timestamp};
 
-/// What is sealed: the value and what Resolve must know of it.
-pub struct Payload {
+/// What is sealed: the value and what Resolve must know of it. To seal, the
+/// value may be borrowed.
+pub struct Payload<V = Plaintext> {
     /// Number of the value.
     pub version: u64,
     /// From then on it no longer resolves.
     pub expire_time: Option<Timestamp>,
     /// The value.
-    pub value: Plaintext,
+    pub value: V,
 }
 
 /// Why a value was not sealed.
@@ -43,10 +46,10 @@ pub enum SealError {
 ///
 /// # Errors
 /// See [`SealError`]; nothing of the payload is left behind.
-pub fn seal(
+pub fn seal<V: Borrow<Plaintext>>(
     key: &DataKey,
     binding: &Binding<'_>,
-    payload: &Payload,
+    payload: &Payload<V>,
 ) -> Result<SealedRecord, SealError> {
     let (mut salt, mut nonce) = ([0; 32], [0; 12]);
     getrandom::fill(&mut salt).map_err(|_| SealError::Randomness)?;
@@ -116,8 +119,8 @@ fn decrypt(
     Ok(plaintext)
 }
 
-fn encode(payload: &Payload) -> Zeroizing<Vec<u8>> {
-    let value = payload.value.expose().as_bytes();
+fn encode<V: Borrow<Plaintext>>(payload: &Payload<V>) -> Zeroizing<Vec<u8>> {
+    let value = payload.value.borrow().expose().as_bytes();
     let len = padded_len(PAYLOAD_OVERHEAD + value.len());
     // As large as it gets, so that it never moves and leaves a copy behind.
     let mut buffer = Zeroizing::new(Vec::with_capacity(len));

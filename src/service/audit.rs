@@ -71,6 +71,26 @@ pub struct AuditEvent {
     pub trace_id: Option<TraceId>,
 }
 
+impl AuditEvent {
+    /// An event of which nothing else is known yet.
+    pub fn new(time: Timestamp, action: Action, outcome: &'static str) -> Self {
+        Self {
+            time,
+            caller: None,
+            actor: None,
+            workspace: None,
+            secret: None,
+            version: None,
+            action,
+            outcome,
+            alias: None,
+            workflow_id: None,
+            run_id: None,
+            trace_id: None,
+        }
+    }
+}
+
 /// What a call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {

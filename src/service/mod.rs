@@ -1,4 +1,215 @@
-//! .
+//! Floor 3: what the service does; one file per operation or policy.
+//!
+//! Every operation goes the same way: authorize, then look, then decide, then
+//! change, then write the audit line, then answer.
 
 pub mod access;
 pub mod audit;
+
+mod change;
+mod create;
+mod delete;
+mod error;
+mod get;
+mod idempotency;
+mod list;
+mod resolve;
+mod update;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
+
+pub use create::CreateSecret;
+pub use delete::DeleteSecret;
+pub use error::{Cause, Error, FieldViolation};
+pub use get::GetSecret;
+pub use list::{ListSecrets, Page, PageSize};
+pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
+pub use update::{ExpiryChange, UpdateSecret};
+
+use self::{
+    access::{Caller, Grants, Policy},
+    audit::{Action, AuditEvent, AuditLog},
+};
+use crate::{
+    domain::{
+        Clock, Environment, Etag, Revision, SecretMetadata, SecretName, Timestamp, WorkspaceId,
+        WrappedDataKey,
+    },
+    envelope::Keyring,
+    store::{Key, Record, Store, codec},
+};
+
+/// Limits that an operator may set.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Secrets per workspace, user- and system-managed together.
+    pub max_secrets_per_workspace: u64,
+}
+
+/// All that the operations need, wired once.
+pub struct Secrets {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Data keys.
+    pub keyring: Keyring,
+    /// Clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Audit stream.
+    pub audit: AuditLog,
+    /// Who may do what; swapped when its file changes.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// The deployment, bound into every sealed value.
+    pub environment: Environment,
+    /// Operator's limits.
+    pub limits: Limits,
+    /// Changes under way. They go on when their caller hangs up; shutdown
+    /// waits for them.
+    pub changes: TaskTracker,
+}
+
+/// A secret as callers see it: metadata and etag, never the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretView {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// What is known of it.
+    pub metadata: SecretMetadata,
+    /// `None` in the answer to a `validate_only` call.
+    pub etag: Option<Etag>,
+}
+
+impl SecretView {
+    fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
+        let etag = Some(Etag::of(metadata.uid, revision));
+        Self { workspace: workspace.clone(), metadata, etag }
+    }
+
+    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
+        Self { workspace: workspace.clone(), metadata, etag: None }
+    }
+}
+
+/// Metadata as it lies in the store.
+struct Stored {
+    metadata: SecretMetadata,
+    revision: Revision,
+}
+
+impl Stored {
+    fn decode(name: &SecretName, record: Option<Record>) -> Result<Option<Self>, Error> {
+        let Some(record) = record else { return Ok(None) };
+        let metadata = codec::decode_metadata(name, &record.bytes)?;
+        Ok(Some(Self { metadata, revision: record.revision }))
+    }
+}
+
+/// The active data key as it lies in the store.
+#[derive(Clone)]
+struct ActiveKey {
+    wrapped: WrappedDataKey,
+    revision: Revision,
+}
+
+impl ActiveKey {
+    fn decode(record: Option<Record>) -> Result<Option<Self>, Error> {
+        let Some(record) = record else { return Ok(None) };
+        let wrapped = codec::decode_data_key(&record.bytes)?;
+        Ok(Some(Self { wrapped, revision: record.revision }))
+    }
+}
+
+impl Secrets {
+    fn grants(&self, caller: &Caller, workspace: &WorkspaceId) -> Grants {
+        self.policy.load().grants(&caller.id, workspace)
+    }
+
+    /// Reads `N` records at one moment.
+    async fn read<const N: usize>(
+        &self,
+        workspace: &WorkspaceId,
+        keys: [Key; N],
+    ) -> Result<[Option<Record>; N], Error> {
+        let records = self.store.read(workspace, &keys).await?;
+        records.try_into().map_err(|_| Error::RecordCorrupt("store answer"))
+    }
+
+    /// Writes the audit lines of a call and passes its outcome on. Success
+    /// that cannot be audited is withheld; a failure keeps its own reason.
+    async fn audited<T>(
+        &self,
+        events: Vec<AuditEvent>,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let written = self.audit.write(events).await;
+        let outcome = outcome?;
+        written.map_err(|_| Error::AuditUnavailable)?;
+        Ok(outcome)
+    }
+
+    /// Writes the line of a call that was refused before it touched a secret.
+    pub async fn audit_refusal(&self, caller: Option<&Caller>, action: Action, error: &Error) {
+        let event = AuditEvent {
+            caller: caller.map(|c| c.id.clone()),
+            actor: caller.and_then(|c| c.actor.clone()),
+            trace_id: caller.and_then(|c| c.trace_id.clone()),
+            ..AuditEvent::new(self.clock.now(), action, error.reason())
+        };
+        // The call fails with its own reason, whether or not the line lands.
+        let _ = self.audit.write(vec![event]).await;
+    }
+
+    fn event(
+        &self,
+        caller: &Caller,
+        workspace: &WorkspaceId,
+        action: Action,
+        outcome: &'static str,
+    ) -> AuditEvent {
+        AuditEvent {
+            caller: Some(caller.id.clone()),
+            actor: caller.actor.clone(),
+            trace_id: caller.trace_id.clone(),
+            workspace: Some(workspace.clone()),
+            ..AuditEvent::new(self.clock.now(), action, outcome)
+        }
+    }
+
+    /// A missing secret; with a name that differs only in case, if the caller
+    /// may list.
+    async fn not_found(
+        &self,
+        grants: &Grants,
+        workspace: &WorkspaceId,
+        name: &SecretName,
+    ) -> Error {
+        let suggestion = if grants.list() { self.other_case(workspace, name).await } else { None };
+        Error::NotFound { name: name.clone(), suggestion }
+    }
+
+    async fn other_case(&self, workspace: &WorkspaceId, name: &SecretName) -> Option<SecretName> {
+        // An error path that reads; bounded, and silent when the store fails.
+        const LOOK_AT: usize = 2_000;
+        let records = self.store.scan(workspace, Key::METADATA, None, LOOK_AT).await.ok()?;
+        records
+            .iter()
+            .filter_map(|(key, _)| key.as_str().strip_prefix(Key::METADATA))
+            .find(|other| other.eq_ignore_ascii_case(name.as_str()))
+            .and_then(|other| SecretName::parse(other).ok())
+    }
+}
+
+/// Who is recorded behind a change.
+fn principal(caller: &Caller) -> String {
+    caller.actor.as_ref().map_or_else(|| caller.id.to_string(), ToString::to_string)
+}
+
+/// Refuses an expiry that has passed.
+fn in_future(now: Timestamp, expire_time: Option<Timestamp>) -> Result<(), Error> {
+    match expire_time {
+        Some(time) if time <= now => Err(Error::field("expire_time", "must lie in the future")),
+        _ => Ok(()),
+    }
+}

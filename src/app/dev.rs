@@ -1,0 +1,112 @@
+//! The `dev` mode: everything in one directory, nothing to set up.
+
+use std::{
+    fs::DirBuilder,
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Ending, RunError, run};
+use crate::{
+    config::DevConfig,
+    domain::{CallerId, Clock, Environment, SystemClock},
+    envelope::{Keyring, KeyringConfig},
+    grpc::tls::{self, AcceptLimits},
+    kms::local::LocalKms,
+    service::{
+        Limits, Secrets,
+        access::Policy,
+        audit::{AuditConfig, AuditLog, AuditSink},
+    },
+    store::{Store, embedded::EmbeddedStore},
+};
+
+/// The one caller.
+const CALLER: &str = "spiffe://dev.local/developer";
+
+/// Serves for trying out until `shutdown`.
+///
+/// # Errors
+/// [`RunError`], also for a listener that is not on loopback.
+pub async fn dev(
+    config: DevConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let address = listener.local_addr().map_err(|error| RunError::start("listener", error))?;
+    let dir = &config.data_dir;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| RunError::start(&dir.display().to_string(), error))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let store: Arc<dyn Store> = Arc::new(
+        EmbeddedStore::open(&dir.join("store.redb"), Arc::clone(&clock))
+            .map_err(|error| RunError::start("store", error))?,
+    );
+    let kms = LocalKms::open_or_create(&dir.join("kek"))
+        .map_err(|error| RunError::start("local key", error))?;
+    let (caller, environment) = CallerId::parse(CALLER)
+        .ok()
+        .zip(Environment::parse("dev").ok())
+        .ok_or_else(|| RunError::Start("dev caller".into()))?;
+    let keyring = Keyring::new(
+        Arc::new(kms),
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        environment.clone(),
+        KeyringConfig::default(),
+    );
+    let audit = AuditLog::start(AuditSink::File(dir.join("audit.jsonl")), AuditConfig::default())
+        .map_err(|error| RunError::start("audit file", error))?;
+    let secrets = Secrets {
+        store,
+        keyring,
+        clock,
+        audit,
+        policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
+        environment,
+        limits: Limits { max_secrets_per_workspace: 10_000 },
+        changes: TaskTracker::new(),
+    };
+    let stop = CancellationToken::new();
+    let incoming = tls::plain(listener, caller, AcceptLimits::default(), stop.clone())
+        .map_err(|error| RunError::start("--listen", error))?;
+    greet(address, dir).map_err(|error| RunError::start("stdout", error))?;
+    let ending =
+        Ending { shutdown, stop, drain_delay: Duration::ZERO, grace: Duration::from_secs(5) };
+    run(Arc::new(secrets), incoming, ending).await
+}
+
+fn greet(address: SocketAddr, dir: &Path) -> io::Result<()> {
+    let call = |method: &str, message: &str| {
+        format!(
+            "grpcurl -plaintext -d '{message}' {address} \
+             workflowsecrets.v1.SecretsService/{method}\n"
+        )
+    };
+    let create = r#"{"workspace": "demo", "name": "STRIPE_KEY", "value": "sk_test_51H8"}"#;
+    let resolve =
+        r#"{"workspace": "demo", "credentials": [{"secret": "STRIPE_KEY", "alias": "stripe"}]}"#;
+    let greeting = [
+        format!("workflow-secrets dev listens on {address} (plaintext, loopback only).\n"),
+        format!("Store, key and audit lines are in {} and survive restarts.\n", dir.display()),
+        "Not for production: whoever reaches this port may do everything.\n\nTry:\n".to_owned(),
+        call("CreateSecret", create),
+        call("ListSecrets", r#"{"workspace": "demo"}"#),
+        call("ResolveSecrets", resolve),
+    ]
+    .concat();
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(greeting.as_bytes())?;
+    stdout.flush()
+}

@@ -1,0 +1,222 @@
+//! Flags and environment variables, as clap reads them. Texts only: what they
+//! mean is parsed next door, so that all faults can be told at once.
+
+use clap::{Args, Parser, Subcommand};
+
+/// Keeps API keys and OAuth tokens of workflows, and hands them to their runs.
+///
+/// Exit codes: 0 ended as asked; 64 wrong settings, all of them named; 69 the
+/// store refused or cannot be reached at start; 70 a fault while running.
+#[derive(Debug, Parser)]
+#[command(name = "workflow-secrets", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve in production: mutual TLS, AWS KMS, Redis
+    Serve(Box<ServeArgs>),
+    /// Serve on this machine for trying out: plaintext on loopback, a local
+    /// key and store in one directory, one caller with all roles
+    Dev(DevArgs),
+    /// Ask a server for its health; exit 0 if SERVING, else 1. For exec probes
+    Probe(ProbeArgs),
+}
+
+/// Flags of `serve`. Each can be set by the environment variable named with it.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on
+    #[arg(long, env = "WORKFLOW_SECRETS_LISTEN", default_value = "0.0.0.0:8443")]
+    pub listen: String,
+
+    /// Name of the deployment, bound into everything encrypted; never change
+    /// it for a store that holds secrets
+    #[arg(long, env = "WORKFLOW_SECRETS_ENVIRONMENT")]
+    pub environment: Option<String>,
+
+    /// PEM file: the server's certificate chain (reloaded on change)
+    #[arg(long, env = "WORKFLOW_SECRETS_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<String>,
+
+    /// PEM file: its private key, not accessible to others
+    #[arg(long, env = "WORKFLOW_SECRETS_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<String>,
+
+    /// PEM file: the CAs of client certificates
+    #[arg(long, env = "WORKFLOW_SECRETS_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<String>,
+
+    /// TOML file: who may do what (reloaded on change)
+    #[arg(long, env = "WORKFLOW_SECRETS_POLICY", value_name = "FILE")]
+    pub policy: Option<String>,
+
+    /// Where audit lines go: a file, or - for stdout
+    #[arg(long, env = "WORKFLOW_SECRETS_AUDIT", value_name = "FILE", default_value = "-")]
+    pub audit: String,
+
+    /// redis://host:port/db, rediss://host:port/db, or embedded:/path/to/file
+    #[arg(long, env = "WORKFLOW_SECRETS_STORE", value_name = "URL")]
+    pub store: Option<String>,
+
+    /// Redis ACL user
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_USERNAME", value_name = "NAME")]
+    pub redis_username: Option<String>,
+
+    /// File with the Redis password
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<String>,
+
+    /// PEM file: the CAs of the Redis server; without it, the system's
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<String>,
+
+    /// First part of every Redis key
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_REDIS_KEY_PREFIX",
+        value_name = "TEXT",
+        default_value = "workflow-secrets"
+    )]
+    pub redis_key_prefix: String,
+
+    /// Replicas that must confirm a write before it is acknowledged
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_REDIS_MIN_REPLICAS",
+        value_name = "N",
+        default_value = "0"
+    )]
+    pub redis_min_replicas: String,
+
+    /// Longest wait for one answer of Redis
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_REDIS_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "1s"
+    )]
+    pub redis_timeout: String,
+
+    /// Refuse a Redis without an append-only file instead of warning
+    #[arg(long, env = "WORKFLOW_SECRETS_REQUIRE_DURABLE")]
+    pub require_durable: bool,
+
+    /// The KMS key that wraps data keys: alias/name, alias or key ARN, key id,
+    /// or multi-region key id
+    #[arg(long, env = "WORKFLOW_SECRETS_KMS_KEY", value_name = "KEY")]
+    pub kms_key: Option<String>,
+
+    /// A key that wrapped data keys before and still unwraps them: key ARN or
+    /// key id; may be given several times, in the environment with commas
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_KMS_PREVIOUS_KEY",
+        value_name = "KEY",
+        value_delimiter = ','
+    )]
+    pub kms_previous_key: Vec<String>,
+
+    /// URL of the KMS, for emulators and private endpoints
+    #[arg(long, env = "WORKFLOW_SECRETS_KMS_ENDPOINT", value_name = "URL")]
+    pub kms_endpoint: Option<String>,
+
+    /// AWS region; without it, that of the key's ARN or of the environment
+    #[arg(long, env = "WORKFLOW_SECRETS_KMS_REGION", value_name = "REGION")]
+    pub kms_region: Option<String>,
+
+    /// Secrets that one workspace may hold
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_SECRETS_PER_WORKSPACE",
+        value_name = "N",
+        default_value = "10000"
+    )]
+    pub max_secrets_per_workspace: String,
+
+    /// Longest time from SIGTERM to the end of the process
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_SHUTDOWN_GRACE",
+        value_name = "DURATION",
+        default_value = "20s"
+    )]
+    pub shutdown_grace: String,
+
+    /// Part of the grace period during which calls are still taken while
+    /// health says NOT_SERVING, for load balancers to notice
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_DRAIN_DELAY",
+        value_name = "DURATION",
+        default_value = "0s"
+    )]
+    pub drain_delay: String,
+
+    /// Log directives; foreign libraries never log below info
+    #[arg(long, env = "WORKFLOW_SECRETS_LOG", value_name = "DIRECTIVES", default_value = "info")]
+    pub log: String,
+
+    /// json or text; logs go to stderr
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "json"
+    )]
+    pub log_format: String,
+
+    /// OTLP/gRPC collector for traces, such as http://127.0.0.1:4317
+    #[arg(long, env = "WORKFLOW_SECRETS_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Flags of `dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Loopback address to listen on
+    #[arg(long, env = "WORKFLOW_SECRETS_DEV_LISTEN", default_value = "127.0.0.1:7443")]
+    pub listen: String,
+
+    /// Directory for store, key and audit file; survives restarts
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_DEV_DATA_DIR",
+        value_name = "DIR",
+        default_value = ".workflow-secrets"
+    )]
+    pub data_dir: String,
+
+    /// Log directives; foreign libraries never log below info
+    #[arg(long, env = "WORKFLOW_SECRETS_LOG", value_name = "DIRECTIVES", default_value = "warn")]
+    pub log: String,
+}
+
+/// Flags of `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// The server: https://host:port, or http://host:port for dev
+    #[arg(long, default_value = "https://127.0.0.1:8443", value_name = "URL")]
+    pub address: String,
+
+    /// PEM file: the CAs of the server's certificate
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<String>,
+
+    /// Name in the server's certificate, if other than the address's host
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+
+    /// Service to ask for: empty for liveness,
+    /// workflowsecrets.v1.SecretsService for readiness
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub service: String,
+
+    /// Longest wait
+    #[arg(long, default_value = "2s", value_name = "DURATION")]
+    pub timeout: String,
+}

@@ -1,0 +1,266 @@
+//! API messages to domain types and back. Every field is checked here, all
+//! faults of a message are told at once, and nothing is checked again later.
+
+use std::mem;
+
+use super::proto;
+use crate::{
+    domain::{
+        Alias, ConnectionId, Description, Etag, Integration, ManagedBy, Owner, Plaintext, Refusal,
+        RequestId, RunId, SecretName, Timestamp, WorkflowId, WorkspaceId,
+    },
+    service::{
+        CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, FieldViolation,
+        GetSecret, ListSecrets, Page, PageSize, ResolveSecrets, Resolved, SecretView, UpdateSecret,
+    },
+};
+
+/// Faults of one message.
+#[derive(Default)]
+struct Faults(Vec<FieldViolation>);
+
+impl Faults {
+    /// What was parsed, or `None` and a fault noted.
+    fn check<T>(&mut self, field: &str, parsed: Result<T, Refusal>) -> Option<T> {
+        parsed.map_err(|refusal| self.0.push(FieldViolation::new(field, refusal.rule()))).ok()
+    }
+
+    /// As [`Faults::check`]; the empty text stands for absence.
+    fn optional<T>(
+        &mut self,
+        field: &str,
+        text: &str,
+        parse: fn(&str) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        if text.is_empty() { None } else { self.check(field, parse(text)) }
+    }
+
+    fn owner(&mut self, owner: Option<&proto::Owner>) -> Option<Owner> {
+        let owner = owner?;
+        let integration = self.check("owner.integration", Integration::parse(&owner.integration));
+        let connection_id =
+            self.check("owner.connection_id", ConnectionId::parse(&owner.connection_id));
+        Some(Owner { integration: integration?, connection_id: connection_id? })
+    }
+
+    fn time(&mut self, time: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+        let time = time?;
+        let parsed = u32::try_from(time.nanos)
+            .ok()
+            .and_then(|nanos| Timestamp::new(time.seconds, nanos))
+            .ok_or(Refusal::Malformed(
+                "must lie between 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999999Z",
+            ));
+        self.check("expire_time", parsed)
+    }
+
+    /// The message, if all its required fields were parsed and no fault noted.
+    fn finish<T>(self, message: Option<T>) -> Result<T, Error> {
+        match message {
+            Some(message) if self.0.is_empty() => Ok(message),
+            _ => Err(Error::Invalid(self.0)),
+        }
+    }
+}
+
+/// Takes a value over. Too large is another error than malformed.
+fn value(faults: &mut Faults, text: String) -> Result<Option<Plaintext>, Error> {
+    match Plaintext::parse(text) {
+        Ok(value) => Ok(Some(value)),
+        Err(Refusal::TooLarge(rule)) => {
+            Err(Error::ValueTooLarge(FieldViolation::new("value", rule)))
+        }
+        Err(refusal @ Refusal::Malformed(_)) => Ok(faults.check("value", Err(refusal))),
+    }
+}
+
+fn etag(text: &str) -> Option<Etag> {
+    (!text.is_empty()).then(|| Etag::received(text))
+}
+
+pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSecret, Error> {
+    let mut faults = Faults::default();
+    let value = value(&mut faults, mem::take(&mut message.value))?;
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let description = faults.check("description", Description::parse(&message.description));
+    let owner = faults.owner(message.owner.as_ref());
+    let expire_time = faults.time(message.expire_time);
+    let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
+    let validate_only = message.validate_only;
+    let request = || {
+        Some(CreateSecret {
+            workspace: workspace?,
+            name: name?,
+            value: value?,
+            description: description?,
+            owner,
+            expire_time,
+            request_id,
+            validate_only,
+        })
+    };
+    let request = request();
+    faults.finish(request)
+}
+
+pub(super) fn get(message: proto::GetSecretRequest) -> Result<GetSecret, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    faults.finish(workspace.zip(name).map(|(workspace, name)| GetSecret { workspace, name }))
+}
+
+pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSecret, Error> {
+    let mut faults = Faults::default();
+    let value = match message.value.take() {
+        Some(text) => value(&mut faults, text)?,
+        None => None,
+    };
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let description = match message.description.as_deref() {
+        Some(text) => faults.check("description", Description::parse(text)),
+        None => None,
+    };
+    let expiry = match faults.time(message.expire_time) {
+        None => ExpiryChange::Keep,
+        Some(time) if (time.seconds(), time.nanos()) == (0, 0) => ExpiryChange::Clear,
+        Some(time) => ExpiryChange::Set(time),
+    };
+    let owner = faults.owner(message.owner.as_ref());
+    let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
+    if faults.0.is_empty()
+        && value.is_none()
+        && description.is_none()
+        && expiry == ExpiryChange::Keep
+    {
+        return Err(Error::field(
+            "value",
+            "at least one of value, description and expire_time must be present",
+        ));
+    }
+    let (etag, allow_missing) = (etag(&message.etag), message.allow_missing);
+    let validate_only = message.validate_only;
+    let request = workspace.zip(name).map(|(workspace, name)| UpdateSecret {
+        workspace,
+        name,
+        value,
+        description,
+        expiry,
+        etag,
+        allow_missing,
+        owner,
+        request_id,
+        validate_only,
+    });
+    faults.finish(request)
+}
+
+pub(super) fn delete(message: proto::DeleteSecretRequest) -> Result<DeleteSecret, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
+    let etag = etag(&message.etag);
+    let request = workspace.zip(name).map(|(workspace, name)| DeleteSecret {
+        workspace,
+        name,
+        etag,
+        request_id,
+    });
+    faults.finish(request)
+}
+
+pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Error> {
+    let page_size = PageSize::parse(message.page_size)?;
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let request = workspace.map(|workspace| ListSecrets {
+        workspace,
+        page_size,
+        page_token: message.page_token,
+        show_system_managed: message.show_system_managed,
+    });
+    faults.finish(request)
+}
+
+pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSecrets, Error> {
+    Credentials::check_count(message.credentials.len())?;
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let workflow_id = faults.check("workflow_id", WorkflowId::parse(&message.workflow_id));
+    let run_id = faults.check("run_id", RunId::parse(&message.run_id));
+    let mut credentials = Vec::with_capacity(message.credentials.len());
+    for (i, credential) in message.credentials.iter().enumerate() {
+        let secret = faults
+            .check(&format!("credentials[{i}].secret"), SecretName::parse(&credential.secret));
+        let alias = match (credential.alias.as_str(), &secret) {
+            ("", name) => name.as_ref().map(Alias::from),
+            (alias, _) => faults.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
+        };
+        credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential { secret, alias }));
+    }
+    let ids = workflow_id.zip(run_id);
+    let (workspace, (workflow_id, run_id)) = faults.finish(workspace.zip(ids))?;
+    let credentials = Credentials::new(credentials)?;
+    Ok(ResolveSecrets { workspace, credentials, workflow_id, run_id })
+}
+
+pub(super) fn secret(view: SecretView) -> proto::Secret {
+    let SecretView { workspace, metadata, etag } = view;
+    let (managed_by, owner) = match metadata.managed_by {
+        ManagedBy::User => (proto::ManagedBy::User, None),
+        ManagedBy::System(owner) => (
+            proto::ManagedBy::System,
+            Some(proto::Owner {
+                integration: owner.integration.to_string(),
+                connection_id: owner.connection_id.to_string(),
+            }),
+        ),
+    };
+    proto::Secret {
+        workspace: workspace.to_string(),
+        name: metadata.name.to_string(),
+        // A preview has no identity yet that anyone could refer to.
+        uid: etag.as_ref().map_or_else(String::new, |_| metadata.uid.to_string()),
+        description: metadata.description.to_string(),
+        managed_by: managed_by.into(),
+        owner,
+        version: metadata.version,
+        etag: etag.map_or_else(String::new, |etag| etag.as_str().to_owned()),
+        create_time: Some(timestamp(metadata.create_time)),
+        update_time: Some(timestamp(metadata.update_time)),
+        expire_time: metadata.expire_time.map(timestamp),
+        created_by: metadata.created_by,
+        updated_by: metadata.updated_by,
+    }
+}
+
+pub(super) fn page(page: Page) -> proto::ListSecretsResponse {
+    proto::ListSecretsResponse {
+        secrets: page.secrets.into_iter().map(secret).collect(),
+        next_page_token: page.next_page_token,
+    }
+}
+
+pub(super) fn resolved(all: Vec<Resolved>) -> proto::ResolveSecretsResponse {
+    let entry = |Resolved { alias, name, payload }: Resolved| {
+        let secret = proto::ResolvedSecret {
+            name: name.to_string(),
+            value: payload.value.into_exposed(),
+            version: payload.version,
+            expire_time: payload.expire_time.map(timestamp),
+        };
+        (alias.to_string(), secret)
+    };
+    proto::ResolveSecretsResponse { secrets: all.into_iter().map(entry).collect() }
+}
+
+fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.seconds(),
+        // Below 1,000,000,000 by type.
+        nanos: i32::try_from(time.nanos()).unwrap_or_default(),
+    }
+}

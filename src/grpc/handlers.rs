@@ -1,0 +1,151 @@
+//! One function per call: identity, parse, call the service, answer.
+
+use std::{future::Future, sync::Arc};
+
+use tonic::{Request, Response, Status};
+
+use super::{convert, identity, proto};
+use crate::service::{Error, Secrets, access::Caller, audit::Action};
+
+/// The service as tonic sees it.
+pub(super) struct Handlers {
+    secrets: Arc<Secrets>,
+}
+
+impl Handlers {
+    pub(super) fn new(secrets: Arc<Secrets>) -> Self {
+        Self { secrets }
+    }
+
+    async fn call<Q, C, T, F>(
+        &self,
+        action: Action,
+        request: Request<Q>,
+        parse: fn(Q) -> Result<C, Error>,
+        run: impl FnOnce(Arc<Secrets>, Caller, C) -> F + Send,
+    ) -> Result<Response<T>, Status>
+    where
+        Q: Send,
+        C: Send,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let (metadata, extensions, message) = request.into_parts();
+        let outcome = match identity::caller(&extensions, &metadata).map_err(Error::from) {
+            Err(error) => {
+                self.secrets.audit_refusal(None, action, &error).await;
+                Err(error)
+            }
+            Ok(caller) => match parse(message) {
+                Err(error) => {
+                    self.secrets.audit_refusal(Some(&caller), action, &error).await;
+                    Err(error)
+                }
+                Ok(command) => run(Arc::clone(&self.secrets), caller, command).await,
+            },
+        };
+        match outcome {
+            Ok(answer) => {
+                tracing::debug!(method = action.as_str(), "ok");
+                Ok(Response::new(answer))
+            }
+            Err(error) => {
+                log(action, &error);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl From<identity::IdentityError> for Error {
+    fn from(error: identity::IdentityError) -> Self {
+        match error {
+            identity::IdentityError::Unauthenticated(why) => Error::Unauthenticated(why),
+            identity::IdentityError::Invalid { field, refusal } => Error::refused(field, refusal),
+        }
+    }
+}
+
+/// What operators should see of a failed call; the audit stream has the rest.
+fn log(action: Action, error: &Error) {
+    let (method, reason) = (action.as_str(), error.reason());
+    match error {
+        Error::RecordCorrupt(_)
+        | Error::DataKeyMissing
+        | Error::KmsKeyUnusable(_)
+        | Error::AuditUnavailable
+        | Error::StoreFull
+        | Error::Internal(_) => tracing::error!(method, reason, %error, "call failed"),
+        Error::KmsUnavailable(_) | Error::StoreUnavailable(_) => {
+            tracing::warn!(method, reason, %error, "call failed");
+        }
+        _ => tracing::debug!(method, reason, "call refused"),
+    }
+}
+
+#[tonic::async_trait]
+impl proto::secrets_service_server::SecretsService for Handlers {
+    async fn create_secret(
+        &self,
+        request: Request<proto::CreateSecretRequest>,
+    ) -> Result<Response<proto::Secret>, Status> {
+        self.call(Action::Create, request, convert::create, |secrets, caller, command| async move {
+            secrets.create(&caller, command).await.map(convert::secret)
+        })
+        .await
+    }
+
+    async fn get_secret(
+        &self,
+        request: Request<proto::GetSecretRequest>,
+    ) -> Result<Response<proto::Secret>, Status> {
+        self.call(Action::Get, request, convert::get, |secrets, caller, command| async move {
+            secrets.get(&caller, command).await.map(convert::secret)
+        })
+        .await
+    }
+
+    async fn update_secret(
+        &self,
+        request: Request<proto::UpdateSecretRequest>,
+    ) -> Result<Response<proto::Secret>, Status> {
+        self.call(Action::Update, request, convert::update, |secrets, caller, command| async move {
+            secrets.update(&caller, command).await.map(convert::secret)
+        })
+        .await
+    }
+
+    async fn delete_secret(
+        &self,
+        request: Request<proto::DeleteSecretRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.call(Action::Delete, request, convert::delete, |secrets, caller, command| async move {
+            secrets.delete(&caller, command).await
+        })
+        .await
+    }
+
+    async fn list_secrets(
+        &self,
+        request: Request<proto::ListSecretsRequest>,
+    ) -> Result<Response<proto::ListSecretsResponse>, Status> {
+        self.call(Action::List, request, convert::list, |secrets, caller, command| async move {
+            secrets.list(&caller, command).await.map(convert::page)
+        })
+        .await
+    }
+
+    async fn resolve_secrets(
+        &self,
+        request: Request<proto::ResolveSecretsRequest>,
+    ) -> Result<Response<proto::ResolveSecretsResponse>, Status> {
+        self.call(
+            Action::Resolve,
+            request,
+            convert::resolve,
+            |secrets, caller, command| async move {
+                secrets.resolve(&caller, command).await.map(convert::resolved)
+            },
+        )
+        .await
+    }
+}

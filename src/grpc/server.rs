@@ -1,0 +1,121 @@
+//! The tonic server: services, limits, health.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::server::Connected;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{
+    handlers::Handlers,
+    limits::{Limits, MAX_MESSAGE_BYTES},
+    proto::{self, secrets_service_server::SecretsServiceServer},
+};
+use crate::service::Secrets;
+
+/// Name of the service, as health and reflection know it.
+const SERVICE: &str = "workflowsecrets.v1.SecretsService";
+
+/// How the server guards itself.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerConfig {
+    /// Calls under way on all connections together.
+    pub max_calls: usize,
+    /// Calls under way on one connection; more wait at the client.
+    pub max_streams: u32,
+    /// Longest call. All parts of a call have shorter bounds of their own;
+    /// this one only backs them up.
+    pub call_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { max_calls: 2_000, max_streams: 200, call_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Tells clients whether to send calls (`grpc.health.v1`).
+///
+/// The empty service name is liveness: SERVING until shutdown, whatever the
+/// store and the KMS do. The API's name is readiness: whether the store can
+/// be used.
+#[derive(Clone)]
+pub struct Health(HealthReporter);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(HealthReporter::new())
+    }
+}
+
+impl Health {
+    /// Whether the API can be served.
+    pub async fn ready(&self, ready: bool) {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.0.set_service_status(SERVICE, status).await;
+    }
+
+    /// Ends the Watch streams, which would hold connections open.
+    pub async fn end_watches(&self) {
+        let mut reporter = self.0.clone();
+        reporter.clear_service_status("").await;
+        reporter.clear_service_status(SERVICE).await;
+    }
+
+    /// Everything NOT_SERVING: the process is about to end.
+    pub async fn shutting_down(&self) {
+        self.0.set_service_status("", ServingStatus::NotServing).await;
+        self.ready(false).await;
+    }
+}
+
+/// Serves connections until `shutdown`, then finishes the calls under way.
+///
+/// A connection that never speaks can hold this up: the caller sets a
+/// deadline.
+///
+/// # Errors
+/// What tonic refuses, such as a descriptor that does not decode.
+pub async fn serve<I, C, E>(
+    secrets: Arc<Secrets>,
+    health: &Health,
+    config: ServerConfig,
+    incoming: I,
+    shutdown: impl Future<Output = ()>,
+    span: fn(&http::Request<()>) -> tracing::Span,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    I: Stream<Item = Result<C, E>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let api = SecretsServiceServer::new(Handlers::new(secrets))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let health_service =
+        tonic_health::server::HealthService::from_health_reporter(health.0.clone());
+    tonic::transport::Server::builder()
+        // Off in tonic unless set: hyper's guards against reset floods, and
+        // the bound on streams.
+        .max_concurrent_streams(config.max_streams)
+        .http2_max_pending_accept_reset_streams(Some(200))
+        .http2_max_local_error_reset_streams(Some(1_024))
+        .http2_max_header_list_size(16 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .timeout(config.call_timeout)
+        .trace_fn(span)
+        .layer(Limits::new(config.max_calls))
+        .add_service(api)
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(incoming, shutdown)
+        .await?;
+    Ok(())
+}

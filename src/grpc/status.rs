@@ -1,0 +1,192 @@
+//! The one place where errors become `tonic::Status`.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::service::{Cause, Error, FieldViolation};
+
+/// `ErrorInfo.domain` of every error.
+const DOMAIN: &str = "workflowsecrets.v1";
+
+/// Bytes of names that one error may list. Details travel base64-encoded in a
+/// trailer, and gRPC core refuses metadata above 8 KiB by default.
+const DETAIL_BYTES: usize = 5_000;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let mut details = ErrorDetails::new();
+        let mut metadata = HashMap::new();
+        let (code, message) = describe(&error, &mut details, &mut metadata);
+        details.set_error_info(error.reason(), DOMAIN, metadata);
+        if let Some(delay) = error.retry_after() {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(code, message, details)
+    }
+}
+
+/// Code, message (what is wrong and what to do next) and further details.
+fn describe(
+    error: &Error,
+    details: &mut ErrorDetails,
+    metadata: &mut HashMap<String, String>,
+) -> (Code, String) {
+    let text = |code: Code, message: &str| (code, message.to_owned());
+    match error {
+        Error::Invalid(violations) => {
+            bad_request(details, metadata, violations);
+            let first = violations.first();
+            let first = first.map_or_else(String::new, |v| format!(": {} {}", v.field, v.rule));
+            (Code::InvalidArgument, format!("invalid request{first}"))
+        }
+        Error::ValueTooLarge(violation) | Error::TooManyCredentials(violation) => {
+            bad_request(details, metadata, std::slice::from_ref(violation));
+            (Code::ResourceExhausted, format!("{} {}", violation.field, violation.rule))
+        }
+        Error::MessageTooLarge => text(
+            Code::ResourceExhausted,
+            "the message is larger than any valid call: a value has at most 64 KiB",
+        ),
+        Error::MalformedMessage => text(
+            Code::InvalidArgument,
+            "the message does not decode: strings must be UTF-8, and both sides must use \
+             the same proto file",
+        ),
+        Error::Overloaded => {
+            text(Code::Unavailable, "too many calls at once; nothing was done: retry")
+        }
+        Error::Unauthenticated(why) => (
+            Code::Unauthenticated,
+            format!("{why}: call with a client certificate that has exactly one SPIFFE URI SAN"),
+        ),
+        Error::NotGranted => text(
+            Code::PermissionDenied,
+            "the policy grants the caller no such call in this workspace",
+        ),
+        Error::SystemManaged(owner) => {
+            metadata.insert("integration".into(), owner.integration.to_string());
+            metadata.insert("connection_id".into(), owner.connection_id.to_string());
+            let message = format!(
+                "the secret is managed by integration {}: reconnect or revoke it there",
+                owner.integration
+            );
+            (Code::PermissionDenied, message)
+        }
+        Error::UserManaged => text(
+            Code::PermissionDenied,
+            "the secret is managed by people: an integration may not change it",
+        ),
+        Error::NotFound { name, suggestion } => {
+            let hint = suggestion.as_ref().map_or_else(String::new, |other| {
+                metadata.insert("suggestion".into(), other.to_string());
+                format!("; names are case-sensitive: did you mean {other}?")
+            });
+            details.set_resource_info("secret", name.as_str(), "", "no such secret");
+            (Code::NotFound, format!("secret {name} does not exist in this workspace{hint}"))
+        }
+        Error::Exists(name) => {
+            details.set_resource_info("secret", name.as_str(), "", "the name is taken");
+            (
+                Code::AlreadyExists,
+                format!("secret {name} exists: update it, or choose another name"),
+            )
+        }
+        Error::EtagMismatch => text(
+            Code::Aborted,
+            "the secret was changed since the etag was read: get it again, then decide",
+        ),
+        Error::ConcurrentUpdate => {
+            text(Code::Aborted, "lost a race against other changes; nothing was done: retry")
+        }
+        Error::RequestIdReused => text(
+            Code::InvalidArgument,
+            "the request_id was used for another request within 24 hours: use a new one",
+        ),
+        Error::Unresolved(names) => {
+            let listed = unresolved(details, names);
+            if listed < names.len() {
+                metadata.insert("unlisted".into(), (names.len() - listed).to_string());
+            }
+            let count = names.len();
+            (
+                Code::FailedPrecondition,
+                format!("{count} of the secrets are missing or expired; nothing was resolved"),
+            )
+        }
+        Error::QuotaExceeded { limit } => {
+            details.add_quota_failure_violation(
+                "workspace",
+                format!("at most {limit} secrets per workspace"),
+            );
+            (
+                Code::ResourceExhausted,
+                format!("the workspace holds {limit} secrets, its limit: delete some first"),
+            )
+        }
+        Error::StoreFull => text(
+            Code::ResourceExhausted,
+            "the store has no room; nothing was stored: an operator must add memory",
+        ),
+        Error::KmsUnavailable(_) => {
+            text(Code::Unavailable, "the key-management service cannot be reached: retry")
+        }
+        Error::KmsKeyUnusable(why) => {
+            (Code::FailedPrecondition, format!("{why}: an operator must restore the KMS key"))
+        }
+        Error::StoreUnavailable(_) => text(
+            Code::Unavailable,
+            "the store cannot be reached: retry; a change without request_id may have been made",
+        ),
+        Error::AuditUnavailable => text(
+            Code::Unavailable,
+            "the audit stream cannot be written: retry; a change without request_id may have \
+             been made",
+        ),
+        Error::RecordCorrupt(_) => text(
+            Code::DataLoss,
+            "a stored record fails authentication: restore it from a backup or save it again",
+        ),
+        Error::DataKeyMissing => text(
+            Code::DataLoss,
+            "the workspace's data key is gone while records remain: restore it from a backup",
+        ),
+        Error::Internal(_) => text(Code::Internal, "a fault of this service: see its log"),
+    }
+}
+
+fn bad_request(
+    details: &mut ErrorDetails,
+    metadata: &mut HashMap<String, String>,
+    violations: &[FieldViolation],
+) {
+    let mut room = DETAIL_BYTES;
+    for (listed, violation) in violations.iter().enumerate() {
+        let size = violation.field.len() + violation.rule.len() + 8;
+        if size > room {
+            metadata.insert("unlisted".into(), (violations.len() - listed).to_string());
+            return;
+        }
+        room -= size;
+        details.add_bad_request_violation(&violation.field, violation.rule);
+    }
+}
+
+/// One violation per name, as many as fit; how many did.
+fn unresolved(details: &mut ErrorDetails, names: &[(crate::domain::SecretName, Cause)]) -> usize {
+    let mut room = DETAIL_BYTES;
+    for (listed, (name, cause)) in names.iter().enumerate() {
+        let kind = match cause {
+            Cause::Missing => "MISSING",
+            Cause::Expired => "EXPIRED",
+        };
+        let size = kind.len() + name.as_str().len() + 6;
+        if size > room {
+            return listed;
+        }
+        room -= size;
+        details.add_precondition_failure_violation(kind, name.as_str(), "");
+    }
+    names.len()
+}

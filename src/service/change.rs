@@ -1,0 +1,253 @@
+//! What Create, Update and Delete have in common: idempotency, optimistic
+//! concurrency, the audit line, and a task of their own.
+
+use std::{borrow::Borrow, future::Future, sync::Arc};
+
+use tracing::Instrument as _;
+
+use super::{
+    ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
+    audit::{Action, AuditEvent},
+    idempotency::Parts,
+};
+use crate::{
+    domain::{ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, WorkspaceId},
+    envelope::{self, Binding, DataKey, Payload},
+    store::{
+        Batch, Commit, Expect, Key, Operation, Record, Write,
+        codec::{self, Fingerprint, RequestOutcome},
+    },
+};
+
+/// Attempts before a lost race is told to a caller that sent no etag.
+const ATTEMPTS: usize = 8;
+
+/// What a change left behind.
+pub(super) enum Changed {
+    /// The secret as it is now.
+    Stored(SecretMetadata, Revision),
+    /// The secret as it would be: `validate_only`.
+    Preview(SecretMetadata),
+    /// The secret is gone.
+    Deleted,
+}
+
+impl Changed {
+    pub(super) fn into_view(self, workspace: &WorkspaceId) -> Result<SecretView, Error> {
+        match self {
+            Changed::Stored(metadata, revision) => {
+                Ok(SecretView::stored(workspace, metadata, revision))
+            }
+            Changed::Preview(metadata) => Ok(SecretView::preview(workspace, metadata)),
+            Changed::Deleted => Err(Error::RecordCorrupt("request record")),
+        }
+    }
+}
+
+/// The records a change looks at, all read at one moment.
+pub(super) struct Snapshot {
+    pub(super) stored: Option<Stored>,
+    pub(super) value: Option<Record>,
+    pub(super) active: Option<ActiveKey>,
+}
+
+/// One kind of change.
+pub(super) trait Change: Send + Sync + 'static {
+    const ACTION: Action;
+    fn workspace(&self) -> &WorkspaceId;
+    fn name(&self) -> &SecretName;
+    /// `None` also for a change that stores nothing.
+    fn request_id(&self) -> Option<&RequestId>;
+    /// What makes two requests the same.
+    fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a>;
+    /// Whether the sealed value has to be read too.
+    fn needs_value(&self) -> bool;
+    /// Whether the caller may try at all; told before anything is looked up.
+    fn authorize(&self, grants: &Grants) -> Result<(), Error>;
+    /// Decides and commits; [`Error::ConcurrentUpdate`] after a lost race.
+    fn attempt(
+        &mut self,
+        secrets: &Secrets,
+        caller: &Caller,
+        snapshot: Snapshot,
+    ) -> impl Future<Output = Result<Changed, Error>> + Send;
+}
+
+impl Secrets {
+    /// Carries a change out in a task of its own, so that a caller who hangs
+    /// up or times out cannot stop it between the commit and its audit line.
+    pub(super) async fn change(
+        self: &Arc<Self>,
+        caller: &Caller,
+        mut change: impl Change,
+    ) -> Result<Changed, Error> {
+        let (secrets, caller) = (Arc::clone(self), caller.clone());
+        let work = async move {
+            let outcome = secrets.attempts(&caller, &mut change).await;
+            let event = secrets.change_event(&caller, &change, &outcome);
+            secrets.audited(vec![event], outcome).await
+        };
+        let task = self.changes.spawn(work.in_current_span());
+        task.await.unwrap_or(Err(Error::Internal("the change ended early")))
+    }
+
+    async fn attempts<C: Change>(&self, caller: &Caller, change: &mut C) -> Result<Changed, Error> {
+        change.authorize(&self.grants(caller, change.workspace()))?;
+        for _ in 0..ATTEMPTS {
+            let (snapshot, remembered) =
+                tokio::try_join!(self.snapshot(change), self.remembered(change))?;
+            if let Some(remembered) = remembered {
+                return self.replay(caller, change, snapshot.active, remembered).await;
+            }
+            match change.attempt(self, caller, snapshot).await {
+                Err(Error::ConcurrentUpdate) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(Error::ConcurrentUpdate)
+    }
+
+    async fn snapshot(&self, change: &impl Change) -> Result<Snapshot, Error> {
+        let (workspace, name) = (change.workspace(), change.name());
+        let metadata = Key::metadata(name);
+        let (metadata, active, value) = if change.needs_value() {
+            let keys = [metadata, Key::active_data_key(), Key::value(name)];
+            let [metadata, active, value] = self.read(workspace, keys).await?;
+            (metadata, active, value)
+        } else {
+            let [metadata, active] =
+                self.read(workspace, [metadata, Key::active_data_key()]).await?;
+            (metadata, active, None)
+        };
+        Ok(Snapshot {
+            stored: Stored::decode(name, metadata)?,
+            value,
+            active: ActiveKey::decode(active)?,
+        })
+    }
+
+    async fn remembered(&self, change: &impl Change) -> Result<Option<RequestOutcome>, Error> {
+        let Some(id) = change.request_id() else { return Ok(None) };
+        let bytes = self.store.request(change.workspace(), id).await?;
+        Ok(bytes.map(|bytes| codec::decode_request(&bytes)).transpose()?)
+    }
+
+    fn change_event<C: Change>(
+        &self,
+        caller: &Caller,
+        change: &C,
+        outcome: &Result<Changed, Error>,
+    ) -> AuditEvent {
+        let (reason, version) = match outcome {
+            Ok(Changed::Stored(secret, _)) => ("ok", Some(secret.version)),
+            Ok(Changed::Preview(_)) => ("validated", None),
+            Ok(Changed::Deleted) => ("ok", None),
+            Err(error) => (error.reason(), None),
+        };
+        AuditEvent {
+            secret: Some(change.name().clone()),
+            version,
+            ..self.event(caller, change.workspace(), C::ACTION, reason)
+        }
+    }
+
+    /// The key to seal with, and the check that makes the commit fail if the
+    /// workspace's data key is replaced or destroyed before it.
+    pub(super) async fn sealing_key(
+        &self,
+        workspace: &WorkspaceId,
+        active: Option<ActiveKey>,
+    ) -> Result<(Arc<DataKey>, Operation), Error> {
+        let wrapped = active.as_ref().map(|active| &active.wrapped);
+        let key = self.keyring.for_seal(workspace, wrapped).await?;
+        let active = match active {
+            Some(active) => active,
+            None => {
+                let [record] = self.read(workspace, [Key::active_data_key()]).await?;
+                ActiveKey::decode(record)?.ok_or(Error::DataKeyMissing)?
+            }
+        };
+        if active.wrapped.id != key.id() {
+            return Err(Error::ConcurrentUpdate);
+        }
+        let unchanged = Operation {
+            key: Key::active_data_key(),
+            expect: Some(Expect::Revision(active.revision)),
+            write: Write::Nothing,
+        };
+        Ok((key, unchanged))
+    }
+
+    /// A value sealed for the revision that `metadata` names.
+    pub(super) fn sealed<V: Borrow<Plaintext>>(
+        &self,
+        workspace: &WorkspaceId,
+        key: &DataKey,
+        metadata: &SecretMetadata,
+        payload: &Payload<V>,
+    ) -> Result<Operation, Error> {
+        let binding = Binding {
+            environment: &self.environment,
+            workspace,
+            uid: metadata.uid,
+            name: &metadata.name,
+            revision: metadata.value_revision,
+        };
+        let record = envelope::seal(key, &binding, payload)
+            .map_err(|_| Error::Internal("no randomness from the operating system"))?;
+        Ok(Operation {
+            key: Key::value(&metadata.name),
+            expect: None,
+            write: Write::Put(Record {
+                revision: metadata.value_revision,
+                bytes: record.into_bytes(),
+            }),
+        })
+    }
+
+    /// Commits; a race may be lost also against the same request id.
+    pub(super) async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<(), Error> {
+        match self.store.commit(workspace, batch).await? {
+            Commit::Done => Ok(()),
+            Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {
+                Err(Error::ConcurrentUpdate)
+            }
+            Commit::Full => {
+                Err(Error::QuotaExceeded { limit: self.limits.max_secrets_per_workspace })
+            }
+        }
+    }
+}
+
+/// The new metadata record, in place of what `expect` says.
+pub(super) fn put_metadata(
+    metadata: &SecretMetadata,
+    revision: Revision,
+    expect: Expect,
+) -> Operation {
+    Operation {
+        key: Key::metadata(&metadata.name),
+        expect: Some(expect),
+        write: Write::Put(Record { revision, bytes: codec::encode_metadata(metadata) }),
+    }
+}
+
+/// What to remember under a request id.
+pub(super) fn remember(
+    id: Option<&RequestId>,
+    fingerprint: Fingerprint,
+    secret: Option<(SecretMetadata, Revision)>,
+) -> Option<(RequestId, Vec<u8>)> {
+    let outcome = RequestOutcome { fingerprint, secret };
+    id.map(|id| (id.clone(), codec::encode_request(&outcome)))
+}
+
+/// Whether the caller may change a secret of this kind.
+pub(super) fn may_change(grants: &Grants, managed_by: &ManagedBy) -> Result<(), Error> {
+    match managed_by {
+        ManagedBy::User if grants.manage_user() => Ok(()),
+        ManagedBy::User => Err(Error::UserManaged),
+        ManagedBy::System(owner) if grants.integration(&owner.integration) => Ok(()),
+        ManagedBy::System(owner) => Err(Error::SystemManaged(owner.clone())),
+    }
+}

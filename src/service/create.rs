@@ -1,0 +1,176 @@
+//! CreateSecret.
+
+use std::sync::Arc;
+
+use super::{
+    ActiveKey, Caller, Error, Grants, SecretView, Secrets,
+    audit::Action,
+    change::{Change, Changed, Snapshot, put_metadata, remember},
+    idempotency::Parts,
+    in_future, principal,
+};
+use crate::{
+    domain::{
+        Description, ManagedBy, Owner, Plaintext, RequestId, Revision, SecretMetadata, SecretName,
+        SecretUid, Timestamp, WorkspaceId,
+    },
+    envelope::Payload,
+    store::{Batch, Expect},
+};
+
+/// A new secret.
+pub struct CreateSecret {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The name.
+    pub name: SecretName,
+    /// The value.
+    pub value: Plaintext,
+    /// For people.
+    pub description: Description,
+    /// Makes it system-managed.
+    pub owner: Option<Owner>,
+    /// When it stops resolving.
+    pub expire_time: Option<Timestamp>,
+    /// Idempotency key.
+    pub request_id: Option<RequestId>,
+    /// Store nothing.
+    pub validate_only: bool,
+}
+
+impl Secrets {
+    /// Stores a new secret.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::QuotaExceeded`], [`Error::RequestIdReused`]
+    /// and those of every call.
+    pub async fn create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        request: CreateSecret,
+    ) -> Result<SecretView, Error> {
+        let workspace = request.workspace.clone();
+        self.change(caller, request).await?.into_view(&workspace)
+    }
+
+    /// Commits a first value.
+    pub(super) async fn insert(
+        &self,
+        caller: &Caller,
+        new: Insert<'_>,
+        active: Option<ActiveKey>,
+    ) -> Result<Changed, Error> {
+        let now = self.clock.now();
+        in_future(now, new.expire_time)?;
+        let revision = Revision::initial();
+        let metadata = SecretMetadata {
+            name: new.name.clone(),
+            uid: SecretUid::random(),
+            description: new.description.clone(),
+            managed_by: new.owner.cloned().map_or(ManagedBy::User, ManagedBy::System),
+            version: 1,
+            value_revision: revision,
+            create_time: now,
+            update_time: now,
+            expire_time: new.expire_time,
+            created_by: principal(caller),
+            updated_by: principal(caller),
+        };
+        if new.validate_only {
+            return Ok(Changed::Preview(metadata));
+        }
+        let (key, key_unchanged) = self.sealing_key(new.workspace, active).await?;
+        let payload = Payload { version: 1, expire_time: new.expire_time, value: new.value };
+        let value = self.sealed(new.workspace, &key, &metadata, &payload)?;
+        let batch = Batch {
+            operations: vec![
+                put_metadata(&metadata, revision, Expect::Absent),
+                value,
+                key_unchanged,
+            ],
+            // Two records a secret, and the data key.
+            max_records: Some(self.limits.max_secrets_per_workspace.saturating_mul(2) + 1),
+            request: remember(
+                new.request_id,
+                new.parts.fingerprint(Some(&key)),
+                Some((metadata.clone(), revision)),
+            ),
+            ..Batch::default()
+        };
+        self.commit(new.workspace, batch).await?;
+        Ok(Changed::Stored(metadata, revision))
+    }
+}
+
+/// A secret to insert, borrowed from the request that wants it.
+pub(super) struct Insert<'a> {
+    pub(super) workspace: &'a WorkspaceId,
+    pub(super) name: &'a SecretName,
+    pub(super) value: &'a Plaintext,
+    pub(super) expire_time: Option<Timestamp>,
+    pub(super) description: &'a Description,
+    pub(super) owner: Option<&'a Owner>,
+    pub(super) request_id: Option<&'a RequestId>,
+    pub(super) parts: Parts<'a>,
+    pub(super) validate_only: bool,
+}
+
+impl Change for CreateSecret {
+    const ACTION: Action = Action::Create;
+
+    fn workspace(&self) -> &WorkspaceId {
+        &self.workspace
+    }
+
+    fn name(&self) -> &SecretName {
+        &self.name
+    }
+
+    fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref().filter(|_| !self.validate_only)
+    }
+
+    fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
+        Parts::of("CreateSecret", caller)
+            .text(self.name.as_str())
+            .text(self.value.expose())
+            .text(self.description.as_str())
+            .owner(self.owner.as_ref())
+            .time(self.expire_time)
+    }
+
+    fn needs_value(&self) -> bool {
+        false
+    }
+
+    fn authorize(&self, grants: &Grants) -> Result<(), Error> {
+        let granted = match &self.owner {
+            None => grants.manage_user(),
+            Some(owner) => grants.integration(&owner.integration),
+        };
+        if granted { Ok(()) } else { Err(Error::NotGranted) }
+    }
+
+    async fn attempt(
+        &mut self,
+        secrets: &Secrets,
+        caller: &Caller,
+        snapshot: Snapshot,
+    ) -> Result<Changed, Error> {
+        if snapshot.stored.is_some() {
+            return Err(Error::Exists(self.name.clone()));
+        }
+        let new = Insert {
+            workspace: &self.workspace,
+            name: &self.name,
+            value: &self.value,
+            expire_time: self.expire_time,
+            description: &self.description,
+            owner: self.owner.as_ref(),
+            request_id: self.request_id(),
+            parts: self.parts(caller),
+            validate_only: self.validate_only,
+        };
+        secrets.insert(caller, new, snapshot.active).await
+    }
+}

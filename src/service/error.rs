@@ -1,0 +1,210 @@
+//! Why a call was refused or failed: one type, one stable reason each.
+
+use std::time::Duration;
+
+use crate::{
+    domain::{Owner, Refusal, SecretName},
+    envelope::{Corrupt, KeyError},
+    kms::KmsError,
+    store::StoreError,
+};
+
+/// A field that breaks its rule. Never holds what was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// Path of the field, as in `credentials[3].alias`.
+    pub field: String,
+    /// The rule.
+    pub rule: &'static str,
+}
+
+impl FieldViolation {
+    /// A violation of `rule` by `field`.
+    pub fn new(field: impl Into<String>, rule: &'static str) -> Self {
+        Self { field: field.into(), rule }
+    }
+}
+
+/// Why a name does not resolve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There is no such secret.
+    Missing,
+    /// Its expiry has passed.
+    Expired,
+}
+
+/// Why a call was refused or failed. Holds no value, key or ciphertext.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Fields break their rules; nothing was looked up.
+    #[error("invalid fields")]
+    Invalid(Vec<FieldViolation>),
+    /// A value is longer than allowed.
+    #[error("{} is too large", .0.field)]
+    ValueTooLarge(FieldViolation),
+    /// More credentials than one call may have.
+    #[error("too many credentials")]
+    TooManyCredentials(FieldViolation),
+    /// The message as a whole is larger than any call needs.
+    #[error("message too large")]
+    MessageTooLarge,
+    /// The bytes are no message of this call.
+    #[error("malformed message")]
+    MalformedMessage,
+    /// More calls at once than this replica takes.
+    #[error("overloaded")]
+    Overloaded,
+    /// The caller has no identity; the text says what is wrong.
+    #[error("unauthenticated: {0}")]
+    Unauthenticated(&'static str),
+    /// The policy grants no such call in that workspace.
+    #[error("not granted")]
+    NotGranted,
+    /// An integration owns the secret.
+    #[error("system-managed by {}", .0.integration)]
+    SystemManaged(Owner),
+    /// People own the secret.
+    #[error("managed by people")]
+    UserManaged,
+    /// No such secret; perhaps one whose name differs only in case.
+    #[error("secret not found")]
+    NotFound {
+        /// The name asked for.
+        name: SecretName,
+        /// Told only to callers that may list.
+        suggestion: Option<SecretName>,
+    },
+    /// The name is taken.
+    #[error("secret exists")]
+    Exists(SecretName),
+    /// The secret was changed since the etag was read.
+    #[error("etag mismatch")]
+    EtagMismatch,
+    /// Lost a race; nothing was done.
+    #[error("concurrent update")]
+    ConcurrentUpdate,
+    /// The request id stands for another request.
+    #[error("request id reused")]
+    RequestIdReused,
+    /// Names that do not resolve, each once.
+    #[error("{} secrets unresolved", .0.len())]
+    Unresolved(Vec<(SecretName, Cause)>),
+    /// The workspace holds as many secrets as it may.
+    #[error("quota exceeded")]
+    QuotaExceeded {
+        /// Secrets per workspace.
+        limit: u64,
+    },
+    /// The store has no room.
+    #[error("store full")]
+    StoreFull,
+    /// The KMS cannot be reached now.
+    #[error("KMS unavailable: {0}")]
+    KmsUnavailable(&'static str),
+    /// The key-encryption key cannot be used.
+    #[error("key-encryption key unusable: {0}")]
+    KmsKeyUnusable(&'static str),
+    /// The store cannot be reached now.
+    #[error("store unavailable: {0}")]
+    StoreUnavailable(&'static str),
+    /// The audit stream cannot be written now.
+    #[error("audit unavailable")]
+    AuditUnavailable,
+    /// A stored record fails authentication or is not a record.
+    #[error("record corrupt: {0}")]
+    RecordCorrupt(&'static str),
+    /// The data key is gone while records remain.
+    #[error("data key missing")]
+    DataKeyMissing,
+    /// A fault of this service.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+impl Error {
+    /// A refused field.
+    pub fn field(field: &str, rule: &'static str) -> Self {
+        Self::Invalid(vec![FieldViolation::new(field, rule)])
+    }
+
+    /// A refused field, by its refusal.
+    pub fn refused(field: &str, refusal: Refusal) -> Self {
+        Self::field(field, refusal.rule())
+    }
+
+    /// The stable, machine-readable reason, for `ErrorInfo` and audit lines.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Error::Invalid(_) => "INVALID_FIELD",
+            Error::ValueTooLarge(_) => "VALUE_TOO_LARGE",
+            Error::TooManyCredentials(_) => "TOO_MANY_CREDENTIALS",
+            Error::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Error::MalformedMessage => "MALFORMED_MESSAGE",
+            Error::Overloaded => "OVERLOADED",
+            Error::Unauthenticated(_) => "UNAUTHENTICATED",
+            Error::NotGranted => "NOT_GRANTED",
+            Error::SystemManaged(_) => "SYSTEM_MANAGED",
+            Error::UserManaged => "USER_MANAGED",
+            Error::NotFound { .. } => "SECRET_NOT_FOUND",
+            Error::Exists(_) => "SECRET_EXISTS",
+            Error::EtagMismatch => "ETAG_MISMATCH",
+            Error::ConcurrentUpdate => "CONCURRENT_UPDATE",
+            Error::RequestIdReused => "REQUEST_ID_REUSED",
+            Error::Unresolved(_) => "SECRETS_UNRESOLVED",
+            Error::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
+            Error::StoreFull => "STORE_FULL",
+            Error::KmsUnavailable(_) => "KMS_UNAVAILABLE",
+            Error::KmsKeyUnusable(_) => "KMS_KEY_UNUSABLE",
+            Error::StoreUnavailable(_) => "STORE_UNAVAILABLE",
+            Error::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Error::RecordCorrupt(_) => "RECORD_CORRUPT",
+            Error::DataKeyMissing => "DATA_KEY_MISSING",
+            Error::Internal(_) => "INTERNAL",
+        }
+    }
+
+    /// How long to wait before the same call may succeed, where waiting helps.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            // The KMS negative cache holds for 2 s, the store reconnects
+            // within 1 s.
+            Error::KmsUnavailable(_) => Some(Duration::from_secs(2)),
+            Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
+            Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
+            _ => None,
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => Error::StoreUnavailable(why),
+            StoreError::NotReplicated { .. } => {
+                Error::StoreUnavailable("the write did not reach enough replicas")
+            }
+            StoreError::Full => Error::StoreFull,
+            StoreError::Malformed(what) => Error::RecordCorrupt(what),
+        }
+    }
+}
+
+impl From<KeyError> for Error {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Kms(KmsError::Transient(why)) => Error::KmsUnavailable(why),
+            KeyError::Kms(KmsError::KeyUnusable(why)) => Error::KmsKeyUnusable(why),
+            KeyError::Kms(KmsError::WrongCiphertext(why)) => Error::RecordCorrupt(why),
+            KeyError::Missing => Error::DataKeyMissing,
+            KeyError::Corrupt(_) => Error::RecordCorrupt("data key"),
+            KeyError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<Corrupt> for Error {
+    fn from(_: Corrupt) -> Self {
+        Error::RecordCorrupt("sealed value")
+    }
+}

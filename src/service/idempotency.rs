@@ -1,0 +1,88 @@
+//! Request ids (AIP-155): the same request is answered with its first outcome,
+//! another one under the same id is refused.
+
+use std::borrow::Cow;
+
+use super::{
+    ActiveKey, Caller, Error, Secrets,
+    change::{Change, Changed},
+};
+use crate::{
+    domain::{Owner, Timestamp},
+    envelope::{self, DataKey},
+    store::codec::{Fingerprint, RequestOutcome},
+};
+
+/// What makes two requests the same, as unambiguous bytes.
+pub(super) struct Parts<'a>(Vec<Cow<'a, [u8]>>);
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(method: &'a str, caller: &'a Caller) -> Self {
+        Self(vec![]).text(method).text(caller.id.as_str())
+    }
+
+    pub(super) fn text(self, text: &'a str) -> Self {
+        self.optional(Some(text.as_bytes()))
+    }
+
+    /// Absent and empty differ.
+    pub(super) fn optional(mut self, bytes: Option<&'a [u8]>) -> Self {
+        self.0.push(Cow::Borrowed(if bytes.is_some() { b"+" } else { b"-" }));
+        self.0.push(Cow::Borrowed(bytes.unwrap_or_default()));
+        self
+    }
+
+    pub(super) fn flag(self, flag: bool) -> Self {
+        self.text(if flag { "true" } else { "false" })
+    }
+
+    pub(super) fn time(mut self, time: Option<Timestamp>) -> Self {
+        let bytes = time.map_or_else(Vec::new, |time| {
+            [&time.seconds().to_be_bytes()[..], &time.nanos().to_be_bytes()[..]].concat()
+        });
+        self.0.push(Cow::Owned(bytes));
+        self
+    }
+
+    pub(super) fn owner(self, owner: Option<&'a Owner>) -> Self {
+        self.optional(owner.map(|o| o.integration.as_str().as_bytes()))
+            .optional(owner.map(|o| o.connection_id.as_str().as_bytes()))
+    }
+
+    /// A fingerprint fit for storage: keyed where the request holds a value,
+    /// because a bare hash of a short value can be guessed.
+    pub(super) fn fingerprint(&self, key: Option<&DataKey>) -> Fingerprint {
+        let parts: Vec<&[u8]> = self.0.iter().map(AsRef::as_ref).collect();
+        match key {
+            Some(key) => Fingerprint { digest: key.fingerprint(&parts), data_key: Some(key.id()) },
+            None => Fingerprint { digest: envelope::digest(&parts), data_key: None },
+        }
+    }
+}
+
+impl Secrets {
+    /// Answers a request whose id is known.
+    pub(super) async fn replay(
+        &self,
+        caller: &Caller,
+        change: &impl Change,
+        active: Option<ActiveKey>,
+        remembered: RequestOutcome,
+    ) -> Result<Changed, Error> {
+        let key = match remembered.fingerprint.data_key {
+            Some(id) => {
+                let active = active.as_ref().map(|active| &active.wrapped);
+                Some(self.keyring.for_open(change.workspace(), id, active).await?)
+            }
+            None => None,
+        };
+        let fingerprint = change.parts(caller).fingerprint(key.as_deref());
+        if fingerprint != remembered.fingerprint {
+            return Err(Error::RequestIdReused);
+        }
+        Ok(match remembered.secret {
+            Some((secret, revision)) => Changed::Stored(secret, revision),
+            None => Changed::Deleted,
+        })
+    }
+}
