@@ -190,7 +190,7 @@ impl Inner {
     ) -> Outcome {
         let slot = (workspace.clone(), Some(id));
         self.obtain(slot, hard_age, || {
-            Arc::clone(self).unwrap(workspace.clone(), id, wrapped.cloned())
+            Arc::clone(self).load(workspace.clone(), id, wrapped.cloned())
         })
         .await
     }
@@ -242,7 +242,7 @@ impl Inner {
     }
 
     /// Unwraps a data key and remembers the outcome.
-    async fn unwrap(
+    async fn load(
         self: Arc<Self>,
         workspace: WorkspaceId,
         id: DataKeyId,

@@ -93,7 +93,7 @@ async fn nothing_is_minted_over_a_missing_key() {
         }
         assert!(bench.kms.generates() <= before + 1);
         let left: Vec<Key> = bench.store.records(&ws).into_keys().collect();
-        assert_eq!(left, [at.clone()]);
+        assert_eq!(left, std::slice::from_ref(&at));
         // Once restored it serves again, at once.
         assert_eq!(error(keyring.for_seal(&ws, Some(&key)).await), None);
     }
