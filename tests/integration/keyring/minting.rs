@@ -147,3 +147,18 @@ async fn a_kms_that_fails_leaves_the_workspace_as_it_was() {
     bench.kms.fail(None);
     assert_eq!(error(keyring.for_seal(&ws, None).await), None);
 }
+
+#[tokio::test]
+async fn a_failure_to_unwrap_is_not_remembered_twice() {
+    let bench = Bench::default();
+    let (ws, keyring) = (workspace(1), bench.keyring());
+    let stored = bench.stored_key(&ws).await;
+    bench.kms.fail(Some(THROTTLED));
+    let throttled = Some(KeyError::Kms(THROTTLED));
+    assert_eq!(error(keyring.for_seal(&ws, Some(&stored)).await), throttled);
+    bench.kms.fail(None);
+    bench.clock.advance(2 * SECOND - SECOND / 10);
+    assert_eq!(error(keyring.for_seal(&ws, None).await), throttled);
+    bench.clock.advance(SECOND / 10);
+    assert_eq!(error(keyring.for_seal(&ws, None).await), None);
+}
