@@ -83,7 +83,6 @@ impl Cache {
             }
             self.entries.pop_lru();
         }
-        self.failures.pop(&slot);
         let soft_age = jittered(self.config.soft_age);
         self.entries.put(slot, Entry { key, since, soft_age, refused: None });
     }

@@ -145,8 +145,8 @@ impl Keyring {
     /// [`Key::active_data_key`] as the caller just read it. `None` makes the
     /// first key of the workspace, and only if the workspace is empty.
     ///
-    /// Whoever seals with the key must commit on the condition that the active
-    /// data key is still the one read.
+    /// Commit what the key seals on the condition that the active data key is
+    /// still the one read, or the workspace may be deleted meanwhile.
     ///
     /// # Errors
     /// See [`KeyError`]. Safe to call again.
@@ -190,7 +190,7 @@ impl Inner {
     ) -> Outcome {
         let slot = (workspace.clone(), Some(id));
         self.obtain(slot, hard_age, || {
-            Arc::clone(self).unwrap(workspace.clone(), id, wrapped.cloned())
+            Arc::clone(self).load(workspace.clone(), id, wrapped.cloned())
         })
         .await
     }
@@ -242,7 +242,7 @@ impl Inner {
     }
 
     /// Unwraps a data key and remembers the outcome.
-    async fn unwrap(
+    async fn load(
         self: Arc<Self>,
         workspace: WorkspaceId,
         id: DataKeyId,
@@ -291,26 +291,25 @@ impl Inner {
         Err(KeyError::Missing)
     }
 
-    async fn read_active(
-        &self,
-        workspace: &WorkspaceId,
-    ) -> Result<Option<WrappedDataKey>, KeyError> {
-        let records = self.store.read(workspace, &[Key::active_data_key()]).await?;
-        let record = records.into_iter().flatten().next();
-        Ok(record.map(|record| codec::decode_data_key(&record.bytes)).transpose()?)
-    }
-
-    /// Makes the first data key of a workspace and remembers a failure.
+    /// The first data key of a workspace, unwrapped.
     async fn mint(self: Arc<Self>, workspace: WorkspaceId) -> Outcome {
-        let outcome = self.mint_if_empty(&workspace).await;
-        if let Err(error) = &outcome {
-            let now = self.clock.monotonic();
-            self.lock().cache.fail((workspace, None), error, now);
+        match self.store_first(&workspace).await {
+            // Unwrapping what the store now holds proves that it can be.
+            Ok(active) => {
+                let hard_age = self.config.hard_age_write;
+                self.key(&workspace, active.id, Some(&active), hard_age).await
+            }
+            Err(error) => {
+                let now = self.clock.monotonic();
+                self.lock().cache.fail((workspace, None), &error, now);
+                Err(error)
+            }
         }
-        outcome
     }
 
-    async fn mint_if_empty(self: &Arc<Self>, workspace: &WorkspaceId) -> Outcome {
+    /// Puts a new data key into an empty workspace, and reads back which one
+    /// is there.
+    async fn store_first(&self, workspace: &WorkspaceId) -> Result<WrappedDataKey, KeyError> {
         let context = self.context(workspace, DataKeyId::random());
         let minted = self.kms.generate_data_key(&context, self.clock.now()).await?;
         if minted.id != context.data_key {
@@ -335,9 +334,9 @@ impl Inner {
                 return Err(KeyError::Corrupt("the store answered what was not asked"));
             }
         }
-        // Unwrapping what the store now holds proves that it can be.
-        let active = self.read_active(workspace).await?.ok_or(KeyError::Missing)?;
-        self.key(workspace, active.id, Some(&active), self.config.hard_age_write).await
+        let records = self.store.read(workspace, &[Key::active_data_key()]).await?;
+        let active = records.into_iter().flatten().next().ok_or(KeyError::Missing)?;
+        Ok(codec::decode_data_key(&active.bytes)?)
     }
 
     fn context(&self, workspace: &WorkspaceId, data_key: DataKeyId) -> EncryptionContext {

@@ -236,6 +236,8 @@ fn padding_hides_the_length() {
     for (shortest, longest, padded) in bounds {
         for value in [shortest, (shortest + longest) / 2, longest] {
             assert_eq!(len(value), 106 + padded + 16, "{value}");
+            let content = encode(&payload(&"x".repeat(value)));
+            assert_eq!(content.capacity(), padded, "the buffer never grew, so it never moved");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! How long keys serve, and across which failures.
 
+use workflow_secrets::store::StoreError;
+
 use super::{
-    Arc, Bench, DISABLED, Duration, KeyError, Keyring, MINUTE, SECOND, THROTTLED, WorkspaceId,
+    Arc, Bench, DISABLED, Duration, Key, KeyError, Keyring, MINUTE, SECOND, THROTTLED, WorkspaceId,
     WrappedDataKey, error, settle, workspace,
 };
 
@@ -190,7 +192,7 @@ async fn a_key_found_wrong_or_missing_serves_no_longer() {
 
     bench.clock.advance(2 * SECOND);
     assert_eq!(error(keyring.for_open(&ws, wrapped.id, Some(&wrapped)).await), None);
-    bench.store.set(&ws, super::Key::active_data_key(), None);
+    bench.store.set(&ws, Key::active_data_key(), None);
     bench.clock.advance(17 * MINUTE);
     assert_eq!(error(keyring.for_open(&ws, wrapped.id, None).await), None);
     settle().await;
@@ -199,7 +201,26 @@ async fn a_key_found_wrong_or_missing_serves_no_longer() {
 }
 
 #[tokio::test]
-async fn a_refreshed_key_is_shared_not_copied() {
+async fn a_store_fault_is_bridged_too_and_not_remembered() {
+    let (bench, keyring, ws, wrapped) = hot().await;
+    let down = StoreError::Unavailable("no connection");
+    bench.store.fail_reads(Some(down.clone()));
+    bench.clock.advance(17 * MINUTE);
+    assert_eq!(error(keyring.for_open(&ws, wrapped.id, None).await), None);
+    settle().await;
+    let cold = bench.keyring();
+    assert_eq!(error(cold.for_open(&ws, wrapped.id, None).await), Some(KeyError::Store(down)));
+    assert_eq!(bench.kms.decrypts(), 1);
+
+    bench.store.fail_reads(None);
+    assert_eq!(error(cold.for_open(&ws, wrapped.id, None).await), None);
+    assert_eq!(error(keyring.for_open(&ws, wrapped.id, None).await), None);
+    settle().await;
+    assert_eq!(bench.kms.decrypts(), 3);
+}
+
+#[tokio::test]
+async fn sealing_and_opening_share_a_key() {
     let (_bench, keyring, ws, wrapped) = hot().await;
     let one = keyring.for_open(&ws, wrapped.id, None).await.unwrap_or_else(|e| panic!("{e}"));
     let two = keyring.for_seal(&ws, Some(&wrapped)).await.unwrap_or_else(|e| panic!("{e}"));

@@ -93,7 +93,7 @@ async fn nothing_is_minted_over_a_missing_key() {
         }
         assert!(bench.kms.generates() <= before + 1);
         let left: Vec<Key> = bench.store.records(&ws).into_keys().collect();
-        assert_eq!(left, [at.clone()]);
+        assert_eq!(left, std::slice::from_ref(&at));
         // Once restored it serves again, at once.
         assert_eq!(error(keyring.for_seal(&ws, Some(&key)).await), None);
     }
@@ -145,5 +145,20 @@ async fn a_kms_that_fails_leaves_the_workspace_as_it_was() {
         bench.clock.advance(2 * SECOND);
     }
     bench.kms.fail(None);
+    assert_eq!(error(keyring.for_seal(&ws, None).await), None);
+}
+
+#[tokio::test]
+async fn a_failure_to_unwrap_is_not_remembered_twice() {
+    let bench = Bench::default();
+    let (ws, keyring) = (workspace(1), bench.keyring());
+    let stored = bench.stored_key(&ws).await;
+    bench.kms.fail(Some(THROTTLED));
+    let throttled = Some(KeyError::Kms(THROTTLED));
+    assert_eq!(error(keyring.for_seal(&ws, Some(&stored)).await), throttled);
+    bench.kms.fail(None);
+    bench.clock.advance(2 * SECOND - SECOND / 10);
+    assert_eq!(error(keyring.for_seal(&ws, None).await), throttled);
+    bench.clock.advance(SECOND / 10);
     assert_eq!(error(keyring.for_seal(&ws, None).await), None);
 }

@@ -22,6 +22,7 @@ use crate::support::{fake_kms::FakeKms, manual_clock::ManualClock, memory_store:
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 const THROTTLED: KmsError = KmsError::Transient("throttled");
+const INTERRUPTED: KmsError = KmsError::Transient("unwrapping was interrupted");
 const DISABLED: KmsError = KmsError::KeyUnusable("disabled");
 
 #[derive(Default)]
@@ -142,9 +143,25 @@ async fn a_panic_fails_its_callers_and_leaves_nothing_behind() {
     let id = bench.stored_key(&workspace(1)).await.id;
     let keyring = bench.keyring();
     bench.kms.panic_once();
-    let interrupted = KeyError::Kms(KmsError::Transient("unwrapping was interrupted"));
-    assert_eq!(error(keyring.for_open(&workspace(1), id, None).await), Some(interrupted));
+    let interrupted = keyring.for_open(&workspace(1), id, None).await;
+    assert_eq!(error(interrupted), Some(KeyError::Kms(INTERRUPTED)));
     assert_eq!(error(keyring.for_open(&workspace(1), id, None).await), None);
+}
+
+#[test]
+fn a_runtime_that_shuts_down_keeps_nobody_waiting() {
+    let gone = tokio::runtime::Runtime::new().unwrap();
+    let inside = gone.handle().clone();
+    gone.shutdown_background();
+    let live = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    live.block_on(async {
+        let bench = Bench::default();
+        let id = bench.stored_key(&workspace(1)).await.id;
+        // Tasks spawned from here on are dropped at once.
+        let _inside = inside.enter();
+        let interrupted = bench.keyring().for_open(&workspace(1), id, None).await;
+        assert_eq!(error(interrupted), Some(KeyError::Kms(INTERRUPTED)));
+    });
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use workflow_secrets::{
     kms::{EncryptionContext, Kms, KmsError},
 };
 
-pub struct FakeKms {
+pub(crate) struct FakeKms {
     key: RandomizedNonceKey,
     generates: AtomicUsize,
     decrypts: AtomicUsize,
@@ -40,27 +40,27 @@ impl Default for FakeKms {
 
 impl FakeKms {
     /// Calls of `generate_data_key` so far.
-    pub fn generates(&self) -> usize {
+    pub(crate) fn generates(&self) -> usize {
         self.generates.load(Ordering::SeqCst)
     }
 
     /// Calls of `decrypt` so far, whatever became of them.
-    pub fn decrypts(&self) -> usize {
+    pub(crate) fn decrypts(&self) -> usize {
         self.decrypts.load(Ordering::SeqCst)
     }
 
     /// Fails every call from now on, or none.
-    pub fn fail(&self, fault: Option<KmsError>) {
+    pub(crate) fn fail(&self, fault: Option<KmsError>) {
         *self.fault.lock().unwrap() = fault;
     }
 
     /// Panics in the next call.
-    pub fn panic_once(&self) {
+    pub(crate) fn panic_once(&self) {
         self.panics.store(true, Ordering::SeqCst);
     }
 
     /// Keeps calls waiting, or lets them go on.
-    pub fn hold(&self, held: bool) {
+    pub(crate) fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }
 

@@ -6,10 +6,10 @@ use workflow_secrets::domain::{Clock, Timestamp};
 
 /// Starts in 2027.
 #[derive(Default)]
-pub struct ManualClock(Mutex<Duration>);
+pub(crate) struct ManualClock(Mutex<Duration>);
 
 impl ManualClock {
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         *self.0.lock().unwrap() += by;
     }
 }

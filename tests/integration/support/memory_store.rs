@@ -17,26 +17,27 @@ use workflow_secrets::{
 type Workspace = BTreeMap<Key, Record>;
 
 #[derive(Default)]
-pub struct MemoryStore {
+pub(crate) struct MemoryStore {
     workspaces: Mutex<BTreeMap<WorkspaceId, Workspace>>,
     requests: Mutex<BTreeMap<(WorkspaceId, RequestId), Vec<u8>>>,
     reads: AtomicUsize,
-    fault: Mutex<Option<(StoreError, bool)>>,
+    read_fault: Mutex<Option<StoreError>>,
+    commit_fault: Mutex<Option<(StoreError, bool)>>,
 }
 
 impl MemoryStore {
     /// Calls of `read` so far.
-    pub fn reads(&self) -> usize {
+    pub(crate) fn reads(&self) -> usize {
         self.reads.load(Ordering::SeqCst)
     }
 
     /// The records of a workspace.
-    pub fn records(&self, workspace: &WorkspaceId) -> Workspace {
+    pub(crate) fn records(&self, workspace: &WorkspaceId) -> Workspace {
         self.workspaces.lock().unwrap().get(workspace).cloned().unwrap_or_default()
     }
 
     /// Puts a record, or removes it, past all conditions.
-    pub fn set(&self, workspace: &WorkspaceId, key: Key, record: Option<Record>) {
+    pub(crate) fn set(&self, workspace: &WorkspaceId, key: Key, record: Option<Record>) {
         let mut workspaces = self.workspaces.lock().unwrap();
         let records = workspaces.entry(workspace.clone()).or_default();
         match record {
@@ -45,10 +46,15 @@ impl MemoryStore {
         };
     }
 
+    /// Fails every read from now on, or none.
+    pub(crate) fn fail_reads(&self, fault: Option<StoreError>) {
+        *self.read_fault.lock().unwrap() = fault;
+    }
+
     /// Fails the next commit; `done` tells whether it is carried out all the
     /// same.
-    pub fn fail_commit(&self, error: StoreError, done: bool) {
-        *self.fault.lock().unwrap() = Some((error, done));
+    pub(crate) fn fail_commit(&self, error: StoreError, done: bool) {
+        *self.commit_fault.lock().unwrap() = Some((error, done));
     }
 
     fn carry_out(&self, workspace: &WorkspaceId, batch: Batch) -> Commit {
@@ -101,12 +107,15 @@ impl Store for MemoryStore {
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        if let Some(fault) = self.read_fault.lock().unwrap().clone() {
+            return Err(fault);
+        }
         let records = self.records(workspace);
         Ok(keys.iter().map(|key| records.get(key).cloned()).collect())
     }
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        let fault = self.fault.lock().unwrap().take();
+        let fault = self.commit_fault.lock().unwrap().take();
         match fault {
             None => Ok(self.carry_out(workspace, batch)),
             Some((error, done)) => {
