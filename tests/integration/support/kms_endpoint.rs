@@ -1,6 +1,8 @@
 //! AWS KMS in this process: JSON 1.1 over HTTP, with real cryptography, key
 //! states, aliases, recorded calls and faults on demand.
 
+mod key;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
@@ -9,10 +11,7 @@ use std::{
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey},
-    rand,
-};
+use aws_lc_rs::rand;
 use aws_sdk_kms::config::{Credentials, SharedCredentialsProvider};
 use axum::{
     Extension, Router,
@@ -33,28 +32,24 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use workflow_secrets::kms::aws::{AwsKms, AwsKmsConfig, KmsKeyId};
 
+pub(crate) use self::key::KeyState;
+use self::key::{Failure, Key};
+
 /// Region and account of all keys.
 pub(crate) const REGION: &str = "eu-west-1";
 const ACCOUNT: &str = "111122223333";
 
+/// The credentials it takes; the secret is not checked.
+pub(crate) const ACCESS_KEY_ID: &str = "AKIDEXAMPLE";
+
 /// SDK settings with test credentials; reads neither environment nor files.
 pub(crate) fn sdk_config() -> SdkConfig {
-    let credentials = Credentials::new("AKIDEXAMPLE", "test", None, None, "test");
+    let credentials = Credentials::new(ACCESS_KEY_ID, "test", None, None, "test");
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new(REGION))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .build()
-}
-
-/// What a key allows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeyState {
-    Enabled,
-    Disabled,
-    PendingDeletion,
-    /// Its policy denies the caller.
-    AccessDenied,
 }
 
 /// What goes wrong before a call is looked at.
@@ -83,13 +78,6 @@ pub(crate) struct Call {
     pub(crate) context: BTreeMap<String, String>,
 }
 
-struct Key {
-    arn: String,
-    id: [u8; 16],
-    kek: RandomizedNonceKey,
-    state: KeyState,
-}
-
 #[derive(Default)]
 struct Inner {
     keys: Vec<Key>,
@@ -97,12 +85,12 @@ struct Inner {
     faults: VecDeque<Fault>,
     standing_fault: Option<Fault>,
     calls: Vec<Call>,
+    data_keys: Vec<[u8; 32]>,
     in_flight: usize,
     max_in_flight: usize,
 }
 
 type Shared = Arc<Mutex<Inner>>;
-type Failure = (u16, &'static str, String);
 
 /// The endpoint. Ends with the value.
 pub(crate) struct KmsEndpoint {
@@ -157,15 +145,8 @@ impl KmsEndpoint {
     }
 
     fn add_key(&self, id: Uuid, name: &dyn Fn(&Uuid) -> String) -> String {
-        let mut kek = [0; 32];
-        rand::fill(&mut kek).unwrap();
         let arn = format!("arn:aws:kms:{REGION}:{ACCOUNT}:key/{}", name(&id));
-        self.lock().keys.push(Key {
-            arn: arn.clone(),
-            id: id.into_bytes(),
-            kek: RandomizedNonceKey::new(&AES_256_GCM, &kek).unwrap(),
-            state: KeyState::Enabled,
-        });
+        self.lock().keys.push(Key::new(arn.clone(), id));
         arn
     }
 
@@ -212,6 +193,11 @@ impl KmsEndpoint {
     /// All calls so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.lock().calls.clone()
+    }
+
+    /// The plaintext of all data keys it made, to look for where none may be.
+    pub(crate) fn data_keys(&self) -> Vec<[u8; 32]> {
+        self.lock().data_keys.clone()
     }
 
     /// The most calls that were in flight at the same time.
@@ -275,7 +261,8 @@ async fn handle(
         parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     };
     let operation = header("x-amz-target").replace("TrentService.", "");
-    let signed = header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/");
+    let signed = header("authorization")
+        .starts_with(&format!("AWS4-HMAC-SHA256 Credential={ACCESS_KEY_ID}/"));
     let body = to_bytes(body, 64 * 1024).await.unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap();
 
@@ -332,7 +319,7 @@ fn context_of(body: &Value) -> BTreeMap<String, String> {
 }
 
 impl Inner {
-    fn call(&self, operation: &str, body: &Value) -> Result<Value, Failure> {
+    fn call(&mut self, operation: &str, body: &Value) -> Result<Value, Failure> {
         let context = context_of(body);
         let key = self.usable(body["KeyId"].as_str().unwrap_or_default())?;
         match operation {
@@ -344,6 +331,7 @@ impl Inner {
                 rand::fill(&mut plaintext).unwrap();
                 let blob = STANDARD.encode(key.encrypt(&plaintext, &context));
                 let mut answer = json!({"KeyId": key.arn, "CiphertextBlob": blob});
+                self.data_keys.push(plaintext);
                 if operation == "GenerateDataKey" {
                     answer["Plaintext"] = STANDARD.encode(plaintext).into();
                 }
@@ -351,7 +339,7 @@ impl Inner {
             }
             "Decrypt" => {
                 let blob = STANDARD.decode(body["CiphertextBlob"].as_str().unwrap_or_default());
-                let plaintext = self.decrypt(key, &blob.unwrap_or_default(), &context)?;
+                let plaintext = key.decrypt(&blob.unwrap_or_default(), &context)?;
                 Ok(json!({
                     "KeyId": key.arn,
                     "Plaintext": STANDARD.encode(plaintext),
@@ -367,59 +355,13 @@ impl Inner {
         let resource = key_id.strip_prefix(&format!("arn:aws:kms:{REGION}:{ACCOUNT}:"));
         let resource = resource.unwrap_or(key_id);
         let named = self.aliases.get(resource).map_or(resource, String::as_str);
+        let is = |key: &&Key| {
+            let (path, id) = (key.arn.rsplit(':').next(), key.arn.rsplit('/').next());
+            [Some(&*key.arn), path, id].contains(&Some(named))
+        };
         let missing = || (400, "NotFoundException", format!("Key '{key_id}' does not exist"));
-        let is = |key: &&Key| key.arn == named || key.arn.rsplit('/').next() == Some(named);
-        let by_path = |key: &&Key| key.arn.rsplit(':').next() == Some(named);
-        let mut keys = self.keys.iter();
-        let key = keys.find(|key| is(key) || by_path(key)).ok_or_else(missing)?;
-        let arn = &key.arn;
-        match key.state {
-            KeyState::Enabled => Ok(key),
-            KeyState::Disabled => Err((400, "DisabledException", format!("{arn} is disabled."))),
-            KeyState::PendingDeletion => {
-                Err((400, "KMSInvalidStateException", format!("{arn} is pending deletion.")))
-            }
-            KeyState::AccessDenied => {
-                Err((400, "AccessDeniedException", format!("not authorized on resource: {arn}")))
-            }
-        }
-    }
-
-    fn decrypt(
-        &self,
-        key: &Key,
-        blob: &[u8],
-        context: &BTreeMap<String, String>,
-    ) -> Result<Vec<u8>, Failure> {
-        let invalid = || (400, "InvalidCiphertextException", String::new());
-        let (header, rest) = blob.split_at_checked(Key::HEADER.len()).ok_or_else(invalid)?;
-        let (id, rest) = rest.split_at_checked(16).ok_or_else(invalid)?;
-        let (nonce, sealed) = rest.split_at_checked(12).ok_or_else(invalid)?;
-        if header != Key::HEADER || !self.keys.iter().any(|any| any.id == id) {
-            return Err(invalid());
-        }
-        if key.id != id {
-            let message = "The key ID in the request does not identify a CMK that can perform this";
-            return Err((400, "IncorrectKeyException", message.to_owned()));
-        }
-        let nonce = Nonce::try_assume_unique_for_key(nonce).unwrap();
-        let mut in_out = sealed.to_vec();
-        let plaintext = key.kek.open_in_place(nonce, Key::associated_data(context), &mut in_out);
-        plaintext.map(|bytes| bytes.to_vec()).map_err(|_| invalid())
-    }
-}
-
-impl Key {
-    const HEADER: [u8; 4] = [1, 2, 2, 0];
-
-    fn associated_data(context: &BTreeMap<String, String>) -> Aad<Vec<u8>> {
-        Aad::from(serde_json::to_vec(context).unwrap())
-    }
-
-    fn encrypt(&self, plaintext: &[u8], context: &BTreeMap<String, String>) -> Vec<u8> {
-        let mut in_out = plaintext.to_vec();
-        let associated_data = Self::associated_data(context);
-        let nonce = self.kek.seal_in_place_append_tag(associated_data, &mut in_out).unwrap();
-        [&Self::HEADER[..], &self.id, nonce.as_ref(), &in_out].concat()
+        let key = self.keys.iter().find(is).ok_or_else(missing)?;
+        key.check_state()?;
+        Ok(key)
     }
 }
