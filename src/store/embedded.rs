@@ -26,9 +26,7 @@ use redb::{
     WriteTransaction, backends::FileBackend,
 };
 
-use super::{
-    Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write,
-};
+use super::{Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write};
 use crate::domain::{Clock, RequestId, WorkspaceId};
 
 type Pair = (&'static str, &'static str);

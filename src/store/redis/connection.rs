@@ -134,15 +134,17 @@ async fn dial(config: &RedisConfig) -> Result<Opened, StartError> {
         .map_err(|_| StartError::Tls("the host is no name that a certificate can hold"))?;
     let tls = tls_config(config.ca.as_deref(), config.client_certificate.as_ref()).await?;
     // Errors of the handshake are those of rustls, wrapped by tokio-rustls.
-    let stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.map_err(|error| {
-        match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+    let stream =
+        TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.map_err(|error| match error
+            .get_ref()
+            .and_then(|e| e.downcast_ref::<rustls::Error>())
+        {
             Some(rustls::Error::InvalidCertificate(_)) => {
                 StartError::Tls("the server's certificate is not trusted for this host")
             }
             Some(_) => StartError::Tls("handshake failed"),
             None => unreachable(error),
-        }
-    })?;
+        })?;
     authenticate(config, stream).await
 }
 

@@ -1,0 +1,16 @@
+//! All integration tests, in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+#![allow(unreachable_pub, reason = "modules of one binary")]
+
+mod store_embedded;
+mod store_redis;
+mod store_redis_faults;
+mod store_redis_start;
+mod store_suite;
+mod support;
