@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use workflow_secrets::store::{
     Store,
@@ -83,7 +83,7 @@ async fn wrong_credentials_are_refused() {
     assert_eq!(refusal(login(config(&server), "nobody", "right")).await, denied);
     RedisStore::connect(login(config(&server), "app", "right")).await.unwrap();
 
-    let server = RedisServer::start(Options::default().set("user", &["default", "off"])).await;
+    server.cli(&["ACL", "SETUSER", "default", "off"]);
     let demanded = StartError::Denied("it demands a password");
     assert_eq!(refusal(config(&server)).await, demanded);
 }
@@ -114,6 +114,8 @@ impl Authority {
         let write = |name: &str, text: String| fs::write(directory.path().join(name), text);
         let mut ca = CertificateParams::new([]).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate with its issuer's name for self-signed.
+        ca.distinguished_name.push(DnType::CommonName, "authority");
         let ca_key = KeyPair::generate().unwrap();
         write("ca.pem", ca.self_signed(&ca_key).unwrap().pem()).unwrap();
         let issuer = Issuer::new(ca, ca_key);
