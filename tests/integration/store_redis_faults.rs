@@ -8,7 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use workflow_secrets::store::{Store, StoreError, redis::RedisStore};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use workflow_secrets::store::{
+    Store, StoreError,
+    redis::{RedisConfig, RedisStore, RedisUrl},
+};
 
 use crate::{
     store_redis::{config, connect},
@@ -80,6 +88,71 @@ async fn a_hanging_redis_is_given_up_and_found_again() {
     server.cont_signal();
     back(&store).await;
     assert!(get(&store, "w", &meta("A")).await == Some(rec(1, b"kept")));
+}
+
+/// Passes bytes on. Connections can be frozen: they stay open, but nothing goes
+/// through any more, as when a firewall has forgotten them.
+struct Proxy {
+    port: u16,
+    freezes: watch::Sender<u32>,
+}
+
+impl Proxy {
+    async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let freezes = watch::Sender::new(0);
+        let source = freezes.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+                let mut freeze = source.subscribe();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = freeze.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, freezes }
+    }
+
+    fn freeze(&self) {
+        self.freezes.send_modify(|count| *count += 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_went_silent_is_replaced() {
+    let server = RedisServer::start(Options::default()).await;
+    let proxy = Proxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let config = RedisConfig::new(RedisUrl::parse(&url).unwrap());
+    let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
+    for _ in 0..2 {
+        set(&store, "w", meta("A"), rec(1, b"kept")).await;
+        proxy.freeze();
+        let start = Instant::now();
+        let read = store.read(&ws("w"), &[meta("A")]).await.err();
+        assert!(matches!(read, Some(StoreError::Unavailable(_))), "{read:?}");
+        assert!(start.elapsed() < DEADLINE);
+        back(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn later_connections_are_checked_too() {
+    let server = RedisServer::start(Options::default()).await;
+    let store = connect(&server).await;
+    set(&store, "w", meta("A"), rec(1, b"kept")).await;
+    // As when another server takes over the name.
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    unavailable(&store).await;
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    back(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -95,11 +95,6 @@ impl RedisServer {
         self.port
     }
 
-    /// Where its dump and append-only file are.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Ends it as a crash would.
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
