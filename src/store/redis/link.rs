@@ -145,10 +145,15 @@ async fn supervise(
         } else {
             sleep(jitter(pause)).await;
         }
+        let mut told = None;
         opened = loop {
             match open(&config).await {
                 Ok(opened) => break opened,
-                Err(error) => tracing::warn!(%error, "no connection to Redis"),
+                Err(error) if told == Some(error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "no connection to Redis");
+                    told = Some(error);
+                }
             }
             sleep(jitter(pause)).await;
             pause = longest.min(pause * 2);

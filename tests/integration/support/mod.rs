@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What tests share.
 
 pub(crate) mod fake_kms;
@@ -10,3 +11,6 @@ pub(crate) mod pki;
 pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
 >>>>>>> refs/heads/envelope
+=======
+pub mod redis_server;
+>>>>>>> refs/heads/store

@@ -1,0 +1,486 @@
+//! What every store engine must do, clause by clause of the trait
+//! [`workflow_secrets::store::Store`]. The engines' test modules run it all.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use workflow_secrets::{
+    domain::{DataKeyId, RequestId, Revision, SecretName, WorkspaceId},
+    store::{Batch, Commit, Expect, Key, Operation, Record, Store, StoreError, Write},
+};
+
+/// Makes a test of each clause; `$store` gives a fresh store and whatever must
+/// live as long.
+macro_rules! suite {
+    ($store:path) => {
+        crate::store_suite::suite! { $store;
+            reads_keep_the_order_of_keys
+            nothing_is_read_of_what_is_not_there
+            revisions_are_exact_to_the_last_bit
+            an_expected_absence_is_checked
+            a_batch_is_carried_out_whole
+            a_failed_last_expectation_undoes_the_batch
+            checks_alone_change_nothing
+            a_key_may_stand_in_a_batch_once
+            a_known_request_is_replayed
+            a_failed_request_is_not_remembered
+            expect_empty_wants_no_record_at_all
+            max_records_counts_what_is_there_afterwards
+            scans_run_in_byte_order
+            scans_go_on_after_a_key
+            scans_keep_to_their_prefix
+            workspaces_are_listed
+            workspaces_are_isolated
+            bytes_are_kept_exactly
+            large_records_are_kept
+            one_of_many_writers_wins
+            racing_batches_never_mix
+            a_dropped_commit_is_whole_or_nothing
+            a_healthy_store_says_so
+        }
+    };
+    ($store:path; $($clause:ident)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $clause() {
+            let (store, _keep) = $store().await;
+            crate::store_suite::$clause(store).await;
+        }
+    )*};
+}
+pub(crate) use suite;
+
+type S = Arc<dyn Store>;
+
+pub fn ws(text: &str) -> WorkspaceId {
+    WorkspaceId::parse(text).unwrap()
+}
+
+pub fn meta(name: &str) -> Key {
+    Key::metadata(&SecretName::parse(name).unwrap())
+}
+
+pub fn rec(revision: u64, bytes: &[u8]) -> Record {
+    Record { revision: Revision::from_u64(revision), bytes: bytes.to_vec() }
+}
+
+pub fn at(revision: u64) -> Option<Expect> {
+    Some(Expect::Revision(Revision::from_u64(revision)))
+}
+
+pub fn put(key: Key, expect: Option<Expect>, record: Record) -> Operation {
+    Operation { key, expect, write: Write::Put(record) }
+}
+
+pub fn delete(key: Key, expect: Option<Expect>) -> Operation {
+    Operation { key, expect, write: Write::Delete }
+}
+
+pub fn check(key: Key, expect: Option<Expect>) -> Operation {
+    Operation { key, expect, write: Write::Nothing }
+}
+
+pub fn batch<const N: usize>(operations: [Operation; N]) -> Batch {
+    Batch { operations: operations.into(), ..Batch::default() }
+}
+
+pub fn request(text: &str) -> RequestId {
+    RequestId::parse(text).unwrap()
+}
+
+/// `Commit` has no `Debug`, since it may hold a record.
+pub fn word(commit: &Commit) -> String {
+    match commit {
+        Commit::Done => "done".into(),
+        Commit::Replayed(outcome) => format!("replayed {}", String::from_utf8_lossy(outcome)),
+        Commit::Conflict(key) => format!("conflict {key}"),
+        Commit::NotEmpty => "not empty".into(),
+        Commit::Full => "full".into(),
+    }
+}
+
+pub async fn run(store: &S, workspace: &str, batch: Batch) -> String {
+    word(&store.commit(&ws(workspace), batch).await.unwrap())
+}
+
+/// Puts a record whatever is there.
+pub async fn set(store: &S, workspace: &str, key: Key, record: Record) {
+    assert_eq!(run(store, workspace, batch([put(key, None, record)])).await, "done");
+}
+
+pub async fn get(store: &S, workspace: &str, key: &Key) -> Option<Record> {
+    store.read(&ws(workspace), std::slice::from_ref(key)).await.unwrap().pop().unwrap()
+}
+
+/// Revision and bytes as text.
+pub async fn show(store: &S, workspace: &str, key: &Key) -> Option<(u64, String)> {
+    let record = get(store, workspace, key).await?;
+    Some((record.revision.as_u64(), String::from_utf8(record.bytes).unwrap()))
+}
+
+async fn keys(store: &S, workspace: &str, prefix: &str, after: Option<&Key>, n: usize) -> Vec<Key> {
+    let found = store.scan(&ws(workspace), prefix, after, n).await.unwrap();
+    found.into_iter().map(|(key, _)| key).collect()
+}
+
+pub async fn reads_keep_the_order_of_keys(store: S) {
+    for (revision, name) in [(1, "A"), (2, "B"), (3, "C")] {
+        set(&store, "w", meta(name), rec(revision, name.as_bytes())).await;
+    }
+    let wanted = ["C", "missing", "A", "B", "A"].map(meta);
+    let found = store.read(&ws("w"), &wanted).await.unwrap();
+    let revisions: Vec<_> = found.iter().map(|r| r.as_ref().map(|r| r.revision.as_u64())).collect();
+    assert_eq!(revisions, [Some(3), None, Some(1), Some(2), Some(1)]);
+    assert_eq!(found[0].as_ref().unwrap().bytes, b"C");
+}
+
+pub async fn nothing_is_read_of_what_is_not_there(store: S) {
+    assert!(store.read(&ws("w"), &[]).await.unwrap().is_empty());
+    assert!(get(&store, "w", &meta("A")).await.is_none());
+    assert!(store.scan(&ws("w"), "", None, 10).await.unwrap().is_empty());
+    assert!(store.request(&ws("w"), &request("r")).await.unwrap().is_none());
+    assert!(list(&store).await.is_empty());
+}
+
+pub async fn revisions_are_exact_to_the_last_bit(store: S) {
+    // Neighbours that are one and the same double.
+    for revision in [(1 << 53) + 1, u64::MAX, u64::from_be_bytes(*b"\0\n\r\"\\\xff\0\x01")] {
+        set(&store, "w", meta("A"), rec(revision, b"old")).await;
+        for wrong in [revision - 1, revision.wrapping_add(1), revision ^ (1 << 63), 0] {
+            let change = batch([put(meta("A"), at(wrong), rec(9, b"new"))]);
+            assert_eq!(run(&store, "w", change).await, "conflict m/A", "{revision} {wrong}");
+        }
+        assert_eq!(show(&store, "w", &meta("A")).await, Some((revision, "old".into())));
+        let change = batch([put(meta("A"), at(revision), rec(9, b"new"))]);
+        assert_eq!(run(&store, "w", change).await, "done");
+    }
+    let absent = batch([put(meta("B"), at(9), rec(9, b"new"))]);
+    assert_eq!(run(&store, "w", absent).await, "conflict m/B");
+}
+
+pub async fn an_expected_absence_is_checked(store: S) {
+    let create = || batch([put(meta("A"), Some(Expect::Absent), rec(1, b"1"))]);
+    assert_eq!(run(&store, "w", create()).await, "done");
+    assert_eq!(run(&store, "w", create()).await, "conflict m/A");
+    assert_eq!(run(&store, "w", batch([delete(meta("A"), at(1))])).await, "done");
+    assert_eq!(run(&store, "w", create()).await, "done");
+}
+
+pub async fn a_batch_is_carried_out_whole(store: S) {
+    set(&store, "w", meta("OLD"), rec(1, b"old")).await;
+    set(&store, "w", meta("SEEN"), rec(2, b"seen")).await;
+    let name = SecretName::parse("A").unwrap();
+    let change = batch([
+        put(meta("A"), Some(Expect::Absent), rec(5, b"metadata")),
+        put(Key::value(&name), Some(Expect::Absent), rec(6, b"value")),
+        put(meta("SEEN"), at(2), rec(3, b"seen again")),
+        delete(meta("OLD"), at(1)),
+        delete(meta("NEVER"), None),
+        check(Key::active_data_key(), Some(Expect::Absent)),
+    ]);
+    assert_eq!(run(&store, "w", change).await, "done");
+    assert_eq!(show(&store, "w", &meta("A")).await, Some((5, "metadata".into())));
+    assert_eq!(show(&store, "w", &Key::value(&name)).await, Some((6, "value".into())));
+    assert_eq!(show(&store, "w", &meta("SEEN")).await, Some((3, "seen again".into())));
+    assert_eq!(show(&store, "w", &meta("OLD")).await, None);
+    let all = keys(&store, "w", "", None, 10).await;
+    assert_eq!(all, [meta("A"), meta("SEEN"), Key::value(&name)]);
+}
+
+pub async fn a_failed_last_expectation_undoes_the_batch(store: S) {
+    set(&store, "w", meta("A"), rec(1, b"a")).await;
+    set(&store, "w", meta("B"), rec(2, b"b")).await;
+    let mut change = batch([
+        put(meta("NEW"), Some(Expect::Absent), rec(7, b"new")),
+        put(meta("A"), at(1), rec(8, b"changed")),
+        delete(meta("B"), at(2)),
+        check(meta("C"), at(3)),
+    ]);
+    change.request = Some((request("r"), b"outcome".to_vec()));
+    assert_eq!(run(&store, "w", change).await, "conflict m/C");
+    assert_eq!(show(&store, "w", &meta("A")).await, Some((1, "a".into())));
+    assert_eq!(show(&store, "w", &meta("B")).await, Some((2, "b".into())));
+    assert_eq!(keys(&store, "w", "", None, 10).await, ["A", "B"].map(meta));
+}
+
+pub async fn checks_alone_change_nothing(store: S) {
+    set(&store, "w", meta("A"), rec(1, b"a")).await;
+    let good = batch([check(meta("A"), at(1)), check(meta("B"), Some(Expect::Absent))]);
+    assert_eq!(run(&store, "w", good).await, "done");
+    assert_eq!(run(&store, "w", Batch::default()).await, "done");
+    let bad = batch([check(meta("A"), Some(Expect::Absent))]);
+    assert_eq!(run(&store, "w", bad).await, "conflict m/A");
+    assert_eq!(keys(&store, "w", "", None, 10).await, [meta("A")]);
+}
+
+pub async fn a_key_may_stand_in_a_batch_once(store: S) {
+    let twice = batch([
+        put(meta("A"), None, rec(1, b"1")),
+        put(meta("B"), None, rec(1, b"1")),
+        delete(meta("A"), None),
+    ]);
+    let refused = store.commit(&ws("w"), twice).await;
+    assert!(matches!(refused, Err(StoreError::Malformed(_))));
+    assert!(keys(&store, "w", "", None, 10).await.is_empty());
+}
+
+pub async fn a_known_request_is_replayed(store: S) {
+    let create = |outcome: &[u8]| Batch {
+        request: Some((request("r-1"), outcome.to_vec())),
+        ..batch([put(meta("A"), Some(Expect::Absent), rec(1, b"1"))])
+    };
+    assert_eq!(run(&store, "w", create(b"first \0")).await, "done");
+    let known = store.request(&ws("w"), &request("r-1")).await.unwrap();
+    assert_eq!(known.as_deref(), Some(&b"first \0"[..]));
+    // The expectation would fail now; the replay comes first.
+    assert_eq!(run(&store, "w", create(b"second")).await, "replayed first \0");
+    let mut other = create(b"third");
+    other.expect_empty = true;
+    other.max_records = Some(0);
+    other.operations = vec![delete(meta("A"), None)];
+    assert_eq!(run(&store, "w", other).await, "replayed first \0");
+    assert_eq!(show(&store, "w", &meta("A")).await, Some((1, "1".into())));
+    // Ids belong to a workspace, and other ids are other requests.
+    assert_eq!(run(&store, "w2", create(b"there")).await, "done");
+    let other = Batch { request: Some((request("r-12"), vec![])), ..Batch::default() };
+    assert_eq!(run(&store, "w", other.clone()).await, "done");
+    assert_eq!(run(&store, "w", other).await, "replayed ");
+}
+
+pub async fn a_failed_request_is_not_remembered(store: S) {
+    set(&store, "w", meta("A"), rec(1, b"1")).await;
+    let mut create = Batch {
+        request: Some((request("r"), b"outcome".to_vec())),
+        ..batch([put(meta("A"), Some(Expect::Absent), rec(2, b"2"))])
+    };
+    assert_eq!(run(&store, "w", create.clone()).await, "conflict m/A");
+    create.expect_empty = true;
+    assert_eq!(run(&store, "w", create.clone()).await, "not empty");
+    assert!(store.request(&ws("w"), &request("r")).await.unwrap().is_none());
+    create.expect_empty = false;
+    create.operations[0].expect = at(1);
+    assert_eq!(run(&store, "w", create).await, "done");
+}
+
+pub async fn expect_empty_wants_no_record_at_all(store: S) {
+    let mint = || Batch {
+        expect_empty: true,
+        ..batch([put(Key::active_data_key(), Some(Expect::Absent), rec(1, b"key"))])
+    };
+    let leftover = Key::data_key(DataKeyId::from_bytes([7; 16]));
+    set(&store, "w", leftover.clone(), rec(1, b"old key")).await;
+    assert_eq!(run(&store, "w", mint()).await, "not empty");
+    assert!(get(&store, "w", &Key::active_data_key()).await.is_none());
+    assert_eq!(run(&store, "other", mint()).await, "done");
+    // A remembered request is no record.
+    let clear = Batch { request: Some((request("r"), vec![])), ..batch([delete(leftover, None)]) };
+    assert_eq!(run(&store, "w", clear).await, "done");
+    assert_eq!(run(&store, "w", mint()).await, "done");
+    assert_eq!(run(&store, "w", mint()).await, "not empty");
+}
+
+pub async fn max_records_counts_what_is_there_afterwards(store: S) {
+    let limited = |max, operations: Vec<Operation>| Batch {
+        operations,
+        max_records: Some(max),
+        ..Batch::default()
+    };
+    let add = |name: &str| put(meta(name), None, rec(1, b"1"));
+    assert_eq!(run(&store, "w", limited(2, vec![add("A"), add("B"), add("C")])).await, "full");
+    assert!(keys(&store, "w", "", None, 10).await.is_empty());
+    assert_eq!(run(&store, "w", limited(2, vec![add("A"), add("B")])).await, "done");
+    assert_eq!(run(&store, "w", limited(2, vec![add("C")])).await, "full");
+    // What makes room in the same batch counts, what is not there does not.
+    assert_eq!(
+        run(&store, "w", limited(2, vec![add("C"), delete(meta("NONE"), None)])).await,
+        "full"
+    );
+    assert_eq!(run(&store, "w", limited(2, vec![add("C"), delete(meta("A"), None)])).await, "done");
+    assert_eq!(keys(&store, "w", "", None, 10).await, ["B", "C"].map(meta));
+    // A lowered limit lets changes and deletions through.
+    assert_eq!(run(&store, "w", limited(1, vec![add("B")])).await, "done");
+    assert_eq!(run(&store, "w", limited(0, vec![delete(meta("B"), None)])).await, "done");
+    // Other workspaces do not count.
+    assert_eq!(run(&store, "w2", limited(1, vec![add("A")])).await, "done");
+    assert_eq!(run(&store, "w", limited(u64::MAX, vec![add("D")])).await, "done");
+}
+
+pub async fn scans_run_in_byte_order(store: S) {
+    // Bytes: digits 30.., upper case 41.., _ 5f, lower case 61..
+    let ordered = ["A", "A0", "AA", "A_", "Aa", "B", "Z", "_", "_A", "__", "a", "a0", "aA", "z"];
+    for name in ["z", "_", "a0", "A_", "B", "A", "__", "aA", "AA", "Z", "a", "Aa", "_A", "A0"] {
+        set(&store, "w", meta(name), rec(1, name.as_bytes())).await;
+    }
+    let found = store.scan(&ws("w"), Key::METADATA, None, 100).await.unwrap();
+    let names: Vec<_> = found.iter().map(|(_, r)| str::from_utf8(&r.bytes).unwrap()).collect();
+    assert_eq!(names, ordered);
+    assert_eq!(found[0].1.revision, Revision::from_u64(1));
+    assert_eq!(keys(&store, "w", Key::METADATA, None, 3).await, ["A", "A0", "AA"].map(meta));
+    assert!(keys(&store, "w", Key::METADATA, None, 0).await.is_empty());
+    assert_eq!(keys(&store, "w", "m/A", None, 100).await, ["A", "A0", "AA", "A_", "Aa"].map(meta));
+}
+
+pub async fn scans_go_on_after_a_key(store: S) {
+    let mut all = Vec::new();
+    for number in 0..25 {
+        let key = meta(&format!("N{number:02}"));
+        set(&store, "w", key.clone(), rec(1, b"x")).await;
+        all.push(key);
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = keys(&store, "w", Key::METADATA, after.as_ref(), 7).await;
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        found.extend(page);
+    }
+    assert_eq!(found, all);
+    // After a key that is not there, the last one, and one before the prefix.
+    assert_eq!(keys(&store, "w", "m/", Some(&meta("N10x")), 1).await, [meta("N11")]);
+    assert!(keys(&store, "w", "m/", Some(&meta("N24")), 9).await.is_empty());
+    assert_eq!(keys(&store, "w", "m/", Some(&Key::active_data_key()), 1).await, [meta("N00")]);
+}
+
+pub async fn scans_keep_to_their_prefix(store: S) {
+    let name = SecretName::parse("A").unwrap();
+    for key in [Key::active_data_key(), meta("A"), Key::value(&name)] {
+        set(&store, "w", key, rec(1, b"x")).await;
+    }
+    assert_eq!(keys(&store, "w", Key::METADATA, None, 9).await, [meta("A")]);
+    assert_eq!(keys(&store, "w", Key::VALUE, None, 9).await, [Key::value(&name)]);
+    assert_eq!(keys(&store, "w", Key::DATA_KEY, None, 9).await, [Key::active_data_key()]);
+    assert_eq!(keys(&store, "w", "", None, 9).await.len(), 3);
+    assert!(keys(&store, "w", "m/B", None, 9).await.is_empty());
+    // After the end of the prefix's range there is nothing.
+    assert!(keys(&store, "w", Key::METADATA, Some(&Key::value(&name)), 9).await.is_empty());
+}
+
+async fn list(store: &S) -> BTreeSet<String> {
+    let (mut found, mut cursor) = (BTreeSet::new(), None);
+    loop {
+        let (page, next) = store.workspaces(cursor.as_ref()).await.unwrap();
+        found.extend(page.iter().map(ToString::to_string));
+        match next {
+            Some(next) => cursor = Some(next),
+            None => return found,
+        }
+    }
+}
+
+pub async fn workspaces_are_listed(store: S) {
+    // More than one page of either engine.
+    let all: BTreeSet<_> = (0..1_203).map(|number| format!("ws_{number}")).collect();
+    let writes: Vec<_> = all.iter().map(|w| set(&store, w, meta("A"), rec(1, b"x"))).collect();
+    futures_util::future::join_all(writes).await;
+    assert_eq!(list(&store).await, all);
+    assert_eq!(run(&store, "ws_7", batch([delete(meta("A"), None)])).await, "done");
+    let remember = Batch { request: Some((request("r"), vec![])), ..Batch::default() };
+    assert_eq!(run(&store, "only-a-request", remember).await, "done");
+    let mut left = all;
+    left.remove("ws_7");
+    assert_eq!(list(&store).await, left);
+}
+
+pub async fn workspaces_are_isolated(store: S) {
+    // Prefixes of one another, and names that look like parts of a key.
+    let names = ["w", "w1", "w1-", "w1-m", "W1", "w1_records", "records", "m"];
+    for (revision, name) in (1..).zip(names) {
+        set(&store, name, meta("A"), rec(revision, name.as_bytes())).await;
+    }
+    for (revision, name) in (1..).zip(names) {
+        assert_eq!(show(&store, name, &meta("A")).await, Some((revision, name.to_owned())));
+        assert_eq!(keys(&store, name, "", None, 9).await, [meta("A")]);
+    }
+    assert_eq!(run(&store, "w1", batch([delete(meta("A"), None)])).await, "done");
+    assert!(keys(&store, "w1", "", None, 9).await.is_empty());
+    for name in names.into_iter().filter(|name| *name != "w1") {
+        assert_eq!(keys(&store, name, "", None, 9).await, [meta("A")], "{name}");
+    }
+}
+
+pub async fn bytes_are_kept_exactly(store: S) {
+    let all: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
+    for bytes in [&all[..], b"", b"\0", b"\r\n$-1\r\n", b"\"quoted\\", b"%s%d"] {
+        set(&store, "w", meta("A"), rec(u64::MAX, bytes)).await;
+        let back = get(&store, "w", &meta("A")).await.unwrap();
+        assert!(back == rec(u64::MAX, bytes));
+        let scanned = store.scan(&ws("w"), "m/", None, 9).await.unwrap();
+        assert!(scanned[0].1 == rec(u64::MAX, bytes));
+    }
+}
+
+pub async fn large_records_are_kept(store: S) {
+    let big = |seed: usize| -> Vec<u8> {
+        (0..70_000).map(|i| u8::try_from((i * 31 + seed) % 251).unwrap()).collect()
+    };
+    let names: Vec<_> = (0..20).map(|number| meta(&format!("N{number}"))).collect();
+    let mut change = Batch::default();
+    for (seed, key) in names.iter().enumerate() {
+        change.operations.push(put(key.clone(), Some(Expect::Absent), rec(1, &big(seed))));
+    }
+    assert_eq!(run(&store, "w", change).await, "done");
+    let found = store.read(&ws("w"), &names).await.unwrap();
+    for (seed, record) in found.into_iter().enumerate() {
+        assert!(record.unwrap().bytes == big(seed));
+    }
+}
+
+pub async fn one_of_many_writers_wins(store: S) {
+    set(&store, "w", meta("A"), rec(1, b"start")).await;
+    let race = |n: u64| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let change = batch([put(meta("A"), at(1), rec(100 + n, n.to_string().as_bytes()))]);
+            (n, run(&store, "w", change).await)
+        })
+    };
+    let tasks: Vec<_> = (0..100).map(race).collect();
+    let mut winners = Vec::new();
+    for task in tasks {
+        let (n, result) = task.await.unwrap();
+        match result.as_str() {
+            "done" => winners.push(n),
+            other => assert_eq!(other, "conflict m/A"),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    let winner = winners[0];
+    assert_eq!(show(&store, "w", &meta("A")).await, Some((100 + winner, winner.to_string())));
+}
+
+pub async fn racing_batches_never_mix(store: S) {
+    let write = |n: u64| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let both = ["A", "B"].map(|name| put(meta(name), None, rec(n, b"x")));
+            assert_eq!(run(&store, "w", batch(both)).await, "done");
+        })
+    };
+    let read = |_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let pair = store.read(&ws("w"), &["A", "B"].map(meta)).await.unwrap();
+            assert!(pair[0].as_ref().map(|r| r.revision) == pair[1].as_ref().map(|r| r.revision));
+        })
+    };
+    let tasks: Vec<_> = (1..=40).flat_map(|n| [write(n), read(n)]).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+pub async fn a_dropped_commit_is_whole_or_nothing(store: S) {
+    for round in 0..20_u64 {
+        let both = ["A", "B"].map(|name| put(meta(name), None, rec(round, &[7; 5_000])));
+        let workspace = ws("w");
+        let commit = store.commit(&workspace, batch(both));
+        let patience = std::time::Duration::from_micros(round * 50);
+        // Either it is done by then or its future is dropped.
+        let _ = tokio::time::timeout(patience, commit).await;
+        let pair = store.read(&ws("w"), &["A", "B"].map(meta)).await.unwrap();
+        assert!(pair[0].as_ref().map(|r| r.revision) == pair[1].as_ref().map(|r| r.revision));
+    }
+}
+
+pub async fn a_healthy_store_says_so(store: S) {
+    assert_eq!(store.health().await, Ok(()));
+    assert!(list(&store).await.is_empty());
+}

@@ -1,0 +1,219 @@
+//! A real redis-server of the test's own, on a free loopback port, with its
+//! data in a directory of its own. Ended, by its pid, when dropped.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How to start it. By default: no snapshots, no append-only file, no TLS, no
+/// password.
+#[derive(Clone, Default)]
+pub struct Options {
+    directives: Vec<(String, Vec<String>)>,
+    tls: Option<TlsFiles>,
+}
+
+/// PEM files for TLS; clients may but need not show a certificate.
+#[derive(Clone)]
+pub struct TlsFiles {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Options {
+    /// One line of redis.conf.
+    pub fn set(mut self, name: &str, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        self.directives.push((name.to_owned(), arguments));
+        self
+    }
+
+    /// An append-only file, on disk before each answer.
+    pub fn durable(self) -> Self {
+        self.set("appendonly", &["yes"]).set("appendfsync", &["always"])
+    }
+
+    /// A memory limit and what to do when it is reached.
+    pub fn memory(self, limit: &str, policy: &str) -> Self {
+        self.set("maxmemory", &[limit]).set("maxmemory-policy", &[policy])
+    }
+
+    /// An ACL user, by its rules (`>password ~keys +commands`).
+    pub fn user(self, name: &str, rules: &[&str]) -> Self {
+        self.set("user", &[&[name, "on"], rules].concat())
+    }
+
+    /// A replica of another server.
+    pub fn replica_of(self, primary: &RedisServer) -> Self {
+        self.set("replicaof", &["127.0.0.1", &primary.port.to_string()])
+            .set("repl-diskless-sync-delay", &["0"])
+    }
+
+    /// TLS instead of plain TCP.
+    pub fn tls(mut self, files: TlsFiles) -> Self {
+        self.tls = Some(files);
+        self
+    }
+}
+
+/// The running server.
+pub struct RedisServer {
+    options: Options,
+    port: u16,
+    directory: TempDir,
+    child: Child,
+}
+
+impl RedisServer {
+    pub async fn start(options: Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Another process may take the port first.
+        for _ in 0..5 {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            if let Some(child) = launch(&options, port, directory.path()).await {
+                return Self { options, port, directory, child };
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// `redis://` or `rediss://` address.
+    pub fn url(&self) -> String {
+        let scheme = if self.options.tls.is_some() { "rediss" } else { "redis" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it without a last snapshot.
+    pub fn shutdown_nosave(&mut self) {
+        self.cli(&["SHUTDOWN", "NOSAVE"]);
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, on the same port and data, after it was ended.
+    pub async fn restart(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_some(), "still running");
+        for _ in 0..20 {
+            if let Some(child) = launch(&self.options, self.port, self.directory.path()).await {
+                self.child = child;
+                return;
+            }
+        }
+        panic!("redis-server does not start again");
+    }
+
+    /// Makes it hang: connections stay open and nothing is answered.
+    pub fn stop_signal(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn cont_signal(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// What redis-cli prints, without the last line feed.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        cli(&self.options, self.port, arguments)
+    }
+
+    /// How often it has carried a command out since it started.
+    pub fn calls(&self, command: &str) -> u64 {
+        let head = format!("cmdstat_{}:calls=", command.to_lowercase());
+        self.cli(&["INFO", "commandstats"])
+            .lines()
+            .find_map(|line| line.strip_prefix(&head)?.split(',').next()?.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Waits until a replica of it has caught up.
+    pub async fn replica_online(&self) {
+        until(|| self.cli(&["INFO", "replication"]).contains("state=online")).await;
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // Fails if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for something to become true, at most ten seconds.
+pub async fn until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "did not come about");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// `None` if it ends at once, as it does when the port is taken.
+async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child> {
+    let port_text = port.to_string();
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--save", ""]).arg("--dir").arg(directory);
+    match &options.tls {
+        None => command.args(["--port", &port_text]),
+        Some(files) => command
+            .args(["--port", "0", "--tls-port", &port_text, "--tls-auth-clients", "optional"])
+            .arg("--tls-ca-cert-file")
+            .arg(&files.ca)
+            .arg("--tls-cert-file")
+            .arg(&files.certificate)
+            .arg("--tls-key-file")
+            .arg(&files.key),
+    };
+    for (name, arguments) in &options.directives {
+        command.arg(format!("--{name}")).args(arguments);
+    }
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(10) {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        let pid = child.id();
+        if cli(options, port, &["INFO", "server"]).contains(&format!("process_id:{pid}\r\n")) {
+            return Some(child);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
+    let mut command = Command::new("redis-cli");
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+    if let Some(files) = &options.tls {
+        command.arg("--tls").arg("--cacert").arg(&files.ca);
+    }
+    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
+}
