@@ -1,3 +1,3 @@
 //! Helpers of the integration tests.
 
-pub mod pki;
+pub(crate) mod pki;
