@@ -7,7 +7,7 @@
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
-//! | 5 | `main`, [`app`], [`config`], [`telemetry`], [`watch`] | arguments, exit codes, wiring, reloading |
+//! | 5 | `main`, [`app`], [`config`], [`telemetry`], [`watch`] | arguments, exit codes, wiring, reload |
 //! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
 //! | 3 | [`service`] | one file per operation or policy |
 //! | 2 | [`envelope`] | sealing and opening values, data keys |
