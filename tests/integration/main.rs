@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Integration tests, in one binary: each module tests one room from outside.
 #![allow(
     clippy::expect_used,
@@ -15,23 +14,10 @@ mod keyring;
 mod kms;
 mod kms_faults;
 mod kms_moto;
-mod support;
-mod watch;
-=======
-//! All integration tests, in one binary.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
-#![allow(unreachable_pub, reason = "modules of one binary")]
-
 mod store_embedded;
 mod store_redis;
 mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
->>>>>>> refs/heads/store
+mod watch;

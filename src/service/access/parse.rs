@@ -327,7 +327,7 @@ mod tests {
 
     /// A good grant with one line exchanged.
     fn grant(key: &str, line: &str) -> String {
-        let mut lines = vec![
+        let mut lines = [
             ("caller", "caller = 'spiffe://td/a'"),
             ("role", "role = 'executor'"),
             ("workspaces", "workspaces = ['ws_1']"),
