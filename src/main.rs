@@ -89,6 +89,10 @@ where
         Ok(listener) => listener,
         Err(error) => return fail(UNAVAILABLE, format!("cannot listen on {listen}: {error}")),
     };
+    match listener.local_addr() {
+        Ok(address) => tracing::info!(%address, "listening"),
+        Err(error) => return fail(SOFTWARE, error),
+    }
     let shutdown = match signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(SOFTWARE, error),

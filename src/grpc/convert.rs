@@ -189,8 +189,8 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
     Credentials::check_count(message.credentials.len())?;
     let mut faults = Faults::default();
     let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
-    let workflow_id = faults.check("workflow_id", WorkflowId::parse(&message.workflow_id));
-    let run_id = faults.check("run_id", RunId::parse(&message.run_id));
+    let workflow_id = faults.optional("workflow_id", &message.workflow_id, WorkflowId::parse);
+    let run_id = faults.optional("run_id", &message.run_id, RunId::parse);
     let mut credentials = Vec::with_capacity(message.credentials.len());
     for (i, credential) in message.credentials.iter().enumerate() {
         let secret = faults
@@ -201,8 +201,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
         };
         credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential { secret, alias }));
     }
-    let ids = workflow_id.zip(run_id);
-    let (workspace, (workflow_id, run_id)) = faults.finish(workspace.zip(ids))?;
+    let workspace = faults.finish(workspace)?;
     let credentials = Credentials::new(credentials)?;
     Ok(ResolveSecrets { workspace, credentials, workflow_id, run_id })
 }

@@ -94,6 +94,8 @@ where
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl prints the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let api = SecretsServiceServer::new(Handlers::new(secrets))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);

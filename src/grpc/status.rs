@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::service::{Cause, Error, FieldViolation};
+use crate::{
+    domain::SecretName,
+    service::{Cause, Error, FieldViolation},
+};
 
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "workflowsecrets.v1";
@@ -109,11 +112,7 @@ fn describe(
             if listed < names.len() {
                 metadata.insert("unlisted".into(), (names.len() - listed).to_string());
             }
-            let count = names.len();
-            (
-                Code::FailedPrecondition,
-                format!("{count} of the secrets are missing or expired; nothing was resolved"),
-            )
+            (Code::FailedPrecondition, format!("{}; nothing was resolved", summary(names)))
         }
         Error::QuotaExceeded { limit } => {
             details.add_quota_failure_violation(
@@ -173,8 +172,22 @@ fn bad_request(
     }
 }
 
+/// The first names, for messages that people read.
+fn summary(names: &[(SecretName, Cause)]) -> String {
+    const NAMED: usize = 3;
+    let named = names.iter().take(NAMED).map(|(name, cause)| match cause {
+        Cause::Missing => format!("{name} does not exist"),
+        Cause::Expired => format!("{name} has expired"),
+    });
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => None,
+        more => Some(format!("and {more} more are missing or expired")),
+    };
+    named.chain(more).collect::<Vec<_>>().join(", ")
+}
+
 /// One violation per name, as many as fit; how many did.
-fn unresolved(details: &mut ErrorDetails, names: &[(crate::domain::SecretName, Cause)]) -> usize {
+fn unresolved(details: &mut ErrorDetails, names: &[(SecretName, Cause)]) -> usize {
     let mut room = DETAIL_BYTES;
     for (listed, (name, cause)) in names.iter().enumerate() {
         let kind = match cause {

@@ -71,9 +71,9 @@ pub struct ResolveSecrets {
     /// The secrets.
     pub credentials: Credentials,
     /// For the audit stream.
-    pub workflow_id: WorkflowId,
+    pub workflow_id: Option<WorkflowId>,
     /// For the audit stream.
-    pub run_id: RunId,
+    pub run_id: Option<RunId>,
 }
 
 /// A secret with its value.
@@ -159,8 +159,8 @@ impl Secrets {
                     .ok()
                     .and_then(|all| all.get(i))
                     .map(|r| r.payload.version),
-                workflow_id: Some(request.workflow_id.clone()),
-                run_id: Some(request.run_id.clone()),
+                workflow_id: request.workflow_id.clone(),
+                run_id: request.run_id.clone(),
                 ..self.event(caller, &request.workspace, Action::Resolve, reason)
             })
             .collect()

@@ -14,6 +14,7 @@ mod keyring;
 mod kms;
 mod kms_faults;
 mod kms_moto;
+mod replicas;
 mod store_embedded;
 mod store_redis;
 mod store_redis_faults;

@@ -12,11 +12,11 @@ use crate::{
     support::redis_server::{Options, RedisServer},
 };
 
-pub fn config(server: &RedisServer) -> RedisConfig {
+pub(crate) fn config(server: &RedisServer) -> RedisConfig {
     RedisConfig::new(RedisUrl::parse(&server.url()).unwrap())
 }
 
-pub async fn connect(server: &RedisServer) -> Arc<dyn Store> {
+pub(crate) async fn connect(server: &RedisServer) -> Arc<dyn Store> {
     Arc::new(RedisStore::connect(config(server)).await.unwrap())
 }
 

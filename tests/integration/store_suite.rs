@@ -50,44 +50,44 @@ pub(crate) use suite;
 
 type S = Arc<dyn Store>;
 
-pub fn ws(text: &str) -> WorkspaceId {
+pub(crate) fn ws(text: &str) -> WorkspaceId {
     WorkspaceId::parse(text).unwrap()
 }
 
-pub fn meta(name: &str) -> Key {
+pub(crate) fn meta(name: &str) -> Key {
     Key::metadata(&SecretName::parse(name).unwrap())
 }
 
-pub fn rec(revision: u64, bytes: &[u8]) -> Record {
+pub(crate) fn rec(revision: u64, bytes: &[u8]) -> Record {
     Record { revision: Revision::from_u64(revision), bytes: bytes.to_vec() }
 }
 
-pub fn at(revision: u64) -> Option<Expect> {
+pub(crate) fn at(revision: u64) -> Option<Expect> {
     Some(Expect::Revision(Revision::from_u64(revision)))
 }
 
-pub fn put(key: Key, expect: Option<Expect>, record: Record) -> Operation {
+pub(crate) fn put(key: Key, expect: Option<Expect>, record: Record) -> Operation {
     Operation { key, expect, write: Write::Put(record) }
 }
 
-pub fn delete(key: Key, expect: Option<Expect>) -> Operation {
+pub(crate) fn delete(key: Key, expect: Option<Expect>) -> Operation {
     Operation { key, expect, write: Write::Delete }
 }
 
-pub fn check(key: Key, expect: Option<Expect>) -> Operation {
+pub(crate) fn check(key: Key, expect: Option<Expect>) -> Operation {
     Operation { key, expect, write: Write::Nothing }
 }
 
-pub fn batch<const N: usize>(operations: [Operation; N]) -> Batch {
+pub(crate) fn batch<const N: usize>(operations: [Operation; N]) -> Batch {
     Batch { operations: operations.into(), ..Batch::default() }
 }
 
-pub fn request(text: &str) -> RequestId {
+pub(crate) fn request(text: &str) -> RequestId {
     RequestId::parse(text).unwrap()
 }
 
 /// `Commit` has no `Debug`, since it may hold a record.
-pub fn word(commit: &Commit) -> String {
+pub(crate) fn word(commit: &Commit) -> String {
     match commit {
         Commit::Done => "done".into(),
         Commit::Replayed(outcome) => format!("replayed {}", String::from_utf8_lossy(outcome)),
@@ -97,21 +97,21 @@ pub fn word(commit: &Commit) -> String {
     }
 }
 
-pub async fn run(store: &S, workspace: &str, batch: Batch) -> String {
+pub(crate) async fn run(store: &S, workspace: &str, batch: Batch) -> String {
     word(&store.commit(&ws(workspace), batch).await.unwrap())
 }
 
 /// Puts a record whatever is there.
-pub async fn set(store: &S, workspace: &str, key: Key, record: Record) {
+pub(crate) async fn set(store: &S, workspace: &str, key: Key, record: Record) {
     assert_eq!(run(store, workspace, batch([put(key, None, record)])).await, "done");
 }
 
-pub async fn get(store: &S, workspace: &str, key: &Key) -> Option<Record> {
+pub(crate) async fn get(store: &S, workspace: &str, key: &Key) -> Option<Record> {
     store.read(&ws(workspace), std::slice::from_ref(key)).await.unwrap().pop().unwrap()
 }
 
 /// Revision and bytes as text.
-pub async fn show(store: &S, workspace: &str, key: &Key) -> Option<(u64, String)> {
+pub(crate) async fn show(store: &S, workspace: &str, key: &Key) -> Option<(u64, String)> {
     let record = get(store, workspace, key).await?;
     Some((record.revision.as_u64(), String::from_utf8(record.bytes).unwrap()))
 }
@@ -121,7 +121,7 @@ async fn keys(store: &S, workspace: &str, prefix: &str, after: Option<&Key>, n: 
     found.into_iter().map(|(key, _)| key).collect()
 }
 
-pub async fn reads_keep_the_order_of_keys(store: S) {
+pub(crate) async fn reads_keep_the_order_of_keys(store: S) {
     for (revision, name) in [(1, "A"), (2, "B"), (3, "C")] {
         set(&store, "w", meta(name), rec(revision, name.as_bytes())).await;
     }
@@ -132,7 +132,7 @@ pub async fn reads_keep_the_order_of_keys(store: S) {
     assert_eq!(found[0].as_ref().unwrap().bytes, b"C");
 }
 
-pub async fn nothing_is_read_of_what_is_not_there(store: S) {
+pub(crate) async fn nothing_is_read_of_what_is_not_there(store: S) {
     assert!(store.read(&ws("w"), &[]).await.unwrap().is_empty());
     assert!(get(&store, "w", &meta("A")).await.is_none());
     assert!(store.scan(&ws("w"), "", None, 10).await.unwrap().is_empty());
@@ -140,7 +140,7 @@ pub async fn nothing_is_read_of_what_is_not_there(store: S) {
     assert!(list(&store).await.is_empty());
 }
 
-pub async fn revisions_are_exact_to_the_last_bit(store: S) {
+pub(crate) async fn revisions_are_exact_to_the_last_bit(store: S) {
     // Neighbours that are one and the same double.
     for revision in [(1 << 53) + 1, u64::MAX, u64::from_be_bytes(*b"\0\n\r\"\\\xff\0\x01")] {
         set(&store, "w", meta("A"), rec(revision, b"old")).await;
@@ -156,7 +156,7 @@ pub async fn revisions_are_exact_to_the_last_bit(store: S) {
     assert_eq!(run(&store, "w", absent).await, "conflict m/B");
 }
 
-pub async fn an_expected_absence_is_checked(store: S) {
+pub(crate) async fn an_expected_absence_is_checked(store: S) {
     let create = || batch([put(meta("A"), Some(Expect::Absent), rec(1, b"1"))]);
     assert_eq!(run(&store, "w", create()).await, "done");
     assert_eq!(run(&store, "w", create()).await, "conflict m/A");
@@ -164,7 +164,7 @@ pub async fn an_expected_absence_is_checked(store: S) {
     assert_eq!(run(&store, "w", create()).await, "done");
 }
 
-pub async fn a_batch_is_carried_out_whole(store: S) {
+pub(crate) async fn a_batch_is_carried_out_whole(store: S) {
     set(&store, "w", meta("OLD"), rec(1, b"old")).await;
     set(&store, "w", meta("SEEN"), rec(2, b"seen")).await;
     let name = SecretName::parse("A").unwrap();
@@ -185,7 +185,7 @@ pub async fn a_batch_is_carried_out_whole(store: S) {
     assert_eq!(all, [meta("A"), meta("SEEN"), Key::value(&name)]);
 }
 
-pub async fn a_failed_last_expectation_undoes_the_batch(store: S) {
+pub(crate) async fn a_failed_last_expectation_undoes_the_batch(store: S) {
     set(&store, "w", meta("A"), rec(1, b"a")).await;
     set(&store, "w", meta("B"), rec(2, b"b")).await;
     let mut change = batch([
@@ -201,7 +201,7 @@ pub async fn a_failed_last_expectation_undoes_the_batch(store: S) {
     assert_eq!(keys(&store, "w", "", None, 10).await, ["A", "B"].map(meta));
 }
 
-pub async fn checks_alone_change_nothing(store: S) {
+pub(crate) async fn checks_alone_change_nothing(store: S) {
     set(&store, "w", meta("A"), rec(1, b"a")).await;
     let good = batch([check(meta("A"), at(1)), check(meta("B"), Some(Expect::Absent))]);
     assert_eq!(run(&store, "w", good).await, "done");
@@ -211,7 +211,7 @@ pub async fn checks_alone_change_nothing(store: S) {
     assert_eq!(keys(&store, "w", "", None, 10).await, [meta("A")]);
 }
 
-pub async fn a_key_may_stand_in_a_batch_once(store: S) {
+pub(crate) async fn a_key_may_stand_in_a_batch_once(store: S) {
     let twice = batch([
         put(meta("A"), None, rec(1, b"1")),
         put(meta("B"), None, rec(1, b"1")),
@@ -222,7 +222,7 @@ pub async fn a_key_may_stand_in_a_batch_once(store: S) {
     assert!(keys(&store, "w", "", None, 10).await.is_empty());
 }
 
-pub async fn a_known_request_is_replayed(store: S) {
+pub(crate) async fn a_known_request_is_replayed(store: S) {
     let create = |outcome: &[u8]| Batch {
         request: Some((request("r-1"), outcome.to_vec())),
         ..batch([put(meta("A"), Some(Expect::Absent), rec(1, b"1"))])
@@ -245,7 +245,7 @@ pub async fn a_known_request_is_replayed(store: S) {
     assert_eq!(run(&store, "w", other).await, "replayed ");
 }
 
-pub async fn a_failed_request_is_not_remembered(store: S) {
+pub(crate) async fn a_failed_request_is_not_remembered(store: S) {
     set(&store, "w", meta("A"), rec(1, b"1")).await;
     let mut create = Batch {
         request: Some((request("r"), b"outcome".to_vec())),
@@ -260,7 +260,7 @@ pub async fn a_failed_request_is_not_remembered(store: S) {
     assert_eq!(run(&store, "w", create).await, "done");
 }
 
-pub async fn expect_empty_wants_no_record_at_all(store: S) {
+pub(crate) async fn expect_empty_wants_no_record_at_all(store: S) {
     let mint = || Batch {
         expect_empty: true,
         ..batch([put(Key::active_data_key(), Some(Expect::Absent), rec(1, b"key"))])
@@ -277,7 +277,7 @@ pub async fn expect_empty_wants_no_record_at_all(store: S) {
     assert_eq!(run(&store, "w", mint()).await, "not empty");
 }
 
-pub async fn max_records_counts_what_is_there_afterwards(store: S) {
+pub(crate) async fn max_records_counts_what_is_there_afterwards(store: S) {
     let limited = |max, operations: Vec<Operation>| Batch {
         operations,
         max_records: Some(max),
@@ -303,7 +303,7 @@ pub async fn max_records_counts_what_is_there_afterwards(store: S) {
     assert_eq!(run(&store, "w", limited(u64::MAX, vec![add("D")])).await, "done");
 }
 
-pub async fn scans_run_in_byte_order(store: S) {
+pub(crate) async fn scans_run_in_byte_order(store: S) {
     // Bytes: digits 30.., upper case 41.., _ 5f, lower case 61..
     let ordered = ["A", "A0", "AA", "A_", "Aa", "B", "Z", "_", "_A", "__", "a", "a0", "aA", "z"];
     for name in ["z", "_", "a0", "A_", "B", "A", "__", "aA", "AA", "Z", "a", "Aa", "_A", "A0"] {
@@ -318,7 +318,7 @@ pub async fn scans_run_in_byte_order(store: S) {
     assert_eq!(keys(&store, "w", "m/A", None, 100).await, ["A", "A0", "AA", "A_", "Aa"].map(meta));
 }
 
-pub async fn scans_go_on_after_a_key(store: S) {
+pub(crate) async fn scans_go_on_after_a_key(store: S) {
     let mut all = Vec::new();
     for number in 0..25 {
         let key = meta(&format!("N{number:02}"));
@@ -339,7 +339,7 @@ pub async fn scans_go_on_after_a_key(store: S) {
     assert_eq!(keys(&store, "w", "m/", Some(&Key::active_data_key()), 1).await, [meta("N00")]);
 }
 
-pub async fn scans_keep_to_their_prefix(store: S) {
+pub(crate) async fn scans_keep_to_their_prefix(store: S) {
     let name = SecretName::parse("A").unwrap();
     for key in [Key::active_data_key(), meta("A"), Key::value(&name)] {
         set(&store, "w", key, rec(1, b"x")).await;
@@ -365,7 +365,7 @@ async fn list(store: &S) -> BTreeSet<String> {
     }
 }
 
-pub async fn workspaces_are_listed(store: S) {
+pub(crate) async fn workspaces_are_listed(store: S) {
     // More than one page of either engine.
     let all: BTreeSet<_> = (0..1_203).map(|number| format!("ws_{number}")).collect();
     let writes: Vec<_> = all.iter().map(|w| set(&store, w, meta("A"), rec(1, b"x"))).collect();
@@ -379,7 +379,7 @@ pub async fn workspaces_are_listed(store: S) {
     assert_eq!(list(&store).await, left);
 }
 
-pub async fn workspaces_are_isolated(store: S) {
+pub(crate) async fn workspaces_are_isolated(store: S) {
     // Prefixes of one another, and names that look like parts of a key.
     let names = ["w", "w1", "w1-", "w1-m", "W1", "w1_records", "records", "m"];
     for (revision, name) in (1..).zip(names) {
@@ -396,7 +396,7 @@ pub async fn workspaces_are_isolated(store: S) {
     }
 }
 
-pub async fn bytes_are_kept_exactly(store: S) {
+pub(crate) async fn bytes_are_kept_exactly(store: S) {
     let all: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
     for bytes in [&all[..], b"", b"\0", b"\r\n$-1\r\n", b"\"quoted\\", b"%s%d"] {
         set(&store, "w", meta("A"), rec(u64::MAX, bytes)).await;
@@ -407,7 +407,7 @@ pub async fn bytes_are_kept_exactly(store: S) {
     }
 }
 
-pub async fn large_records_are_kept(store: S) {
+pub(crate) async fn large_records_are_kept(store: S) {
     let big = |seed: usize| -> Vec<u8> {
         (0..70_000).map(|i| u8::try_from((i * 31 + seed) % 251).unwrap()).collect()
     };
@@ -423,7 +423,7 @@ pub async fn large_records_are_kept(store: S) {
     }
 }
 
-pub async fn one_of_many_writers_wins(store: S) {
+pub(crate) async fn one_of_many_writers_wins(store: S) {
     set(&store, "w", meta("A"), rec(1, b"start")).await;
     let race = |n: u64| {
         let store = Arc::clone(&store);
@@ -446,7 +446,7 @@ pub async fn one_of_many_writers_wins(store: S) {
     assert_eq!(show(&store, "w", &meta("A")).await, Some((100 + winner, winner.to_string())));
 }
 
-pub async fn racing_batches_never_mix(store: S) {
+pub(crate) async fn racing_batches_never_mix(store: S) {
     let write = |n: u64| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
@@ -467,7 +467,7 @@ pub async fn racing_batches_never_mix(store: S) {
     }
 }
 
-pub async fn a_dropped_commit_is_whole_or_nothing(store: S) {
+pub(crate) async fn a_dropped_commit_is_whole_or_nothing(store: S) {
     for round in 0..20_u64 {
         let both = ["A", "B"].map(|name| put(meta(name), None, rec(round, &[7; 5_000])));
         let workspace = ws("w");
@@ -480,7 +480,7 @@ pub async fn a_dropped_commit_is_whole_or_nothing(store: S) {
     }
 }
 
-pub async fn a_healthy_store_says_so(store: S) {
+pub(crate) async fn a_healthy_store_says_so(store: S) {
     assert_eq!(store.health().await, Ok(()));
     assert!(list(&store).await.is_empty());
 }

@@ -5,4 +5,5 @@ pub(crate) mod kms_endpoint;
 pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
 pub(crate) mod pki;
+pub(crate) mod platform;
 pub(crate) mod redis_server;

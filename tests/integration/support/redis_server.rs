@@ -13,57 +13,57 @@ use tempfile::TempDir;
 /// How to start it. By default: no snapshots, no append-only file, no TLS, no
 /// password.
 #[derive(Clone, Default)]
-pub struct Options {
+pub(crate) struct Options {
     directives: Vec<(String, Vec<String>)>,
     tls: Option<TlsFiles>,
 }
 
 /// PEM files for TLS; clients may but need not show a certificate.
 #[derive(Clone)]
-pub struct TlsFiles {
-    pub ca: PathBuf,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
+pub(crate) struct TlsFiles {
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Options {
     /// One line of redis.conf.
-    pub fn set(mut self, name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn set(mut self, name: &str, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         self.directives.push((name.to_owned(), arguments));
         self
     }
 
     /// An append-only file, on disk before each answer.
-    pub fn durable(self) -> Self {
+    pub(crate) fn durable(self) -> Self {
         self.set("appendonly", &["yes"]).set("appendfsync", &["always"])
     }
 
     /// A memory limit and what to do when it is reached.
-    pub fn memory(self, limit: &str, policy: &str) -> Self {
+    pub(crate) fn memory(self, limit: &str, policy: &str) -> Self {
         self.set("maxmemory", &[limit]).set("maxmemory-policy", &[policy])
     }
 
     /// An ACL user, by its rules (`>password ~keys +commands`).
-    pub fn user(self, name: &str, rules: &[&str]) -> Self {
+    pub(crate) fn user(self, name: &str, rules: &[&str]) -> Self {
         self.set("user", &[&[name, "on"], rules].concat())
     }
 
     /// A replica of another server.
-    pub fn replica_of(self, primary: &RedisServer) -> Self {
+    pub(crate) fn replica_of(self, primary: &RedisServer) -> Self {
         self.set("replicaof", &["127.0.0.1", &primary.port.to_string()])
             .set("repl-diskless-sync-delay", &["0"])
     }
 
     /// TLS instead of plain TCP.
-    pub fn tls(mut self, files: TlsFiles) -> Self {
+    pub(crate) fn tls(mut self, files: TlsFiles) -> Self {
         self.tls = Some(files);
         self
     }
 }
 
 /// The running server.
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     options: Options,
     port: u16,
     directory: TempDir,
@@ -71,7 +71,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    pub async fn start(options: Options) -> Self {
+    pub(crate) async fn start(options: Options) -> Self {
         let directory = tempfile::tempdir().unwrap();
         // Another process may take the port first.
         for _ in 0..5 {
@@ -86,29 +86,29 @@ impl RedisServer {
     }
 
     /// `redis://` or `rediss://` address.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let scheme = if self.options.tls.is_some() { "rediss" } else { "redis" };
         format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Ends it as a crash would.
-    pub fn kill9(&mut self) {
+    pub(crate) fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Ends it without a last snapshot.
-    pub fn shutdown_nosave(&mut self) {
+    pub(crate) fn shutdown_nosave(&mut self) {
         self.cli(&["SHUTDOWN", "NOSAVE"]);
         self.child.wait().unwrap();
     }
 
     /// Starts it again, on the same port and data, after it was ended.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "still running");
         for _ in 0..20 {
             if let Some(child) = launch(&self.options, self.port, self.directory.path()).await {
@@ -120,12 +120,12 @@ impl RedisServer {
     }
 
     /// Makes it hang: connections stay open and nothing is answered.
-    pub fn stop_signal(&self) {
+    pub(crate) fn stop_signal(&self) {
         self.signal("-STOP");
     }
 
     /// Lets it go on.
-    pub fn cont_signal(&self) {
+    pub(crate) fn cont_signal(&self) {
         self.signal("-CONT");
     }
 
@@ -135,12 +135,12 @@ impl RedisServer {
     }
 
     /// What redis-cli prints, without the last line feed.
-    pub fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         cli(&self.options, self.port, arguments)
     }
 
     /// How often it has carried a command out since it started.
-    pub fn calls(&self, command: &str) -> u64 {
+    pub(crate) fn calls(&self, command: &str) -> u64 {
         let head = format!("cmdstat_{}:calls=", command.to_lowercase());
         self.cli(&["INFO", "commandstats"])
             .lines()
@@ -149,7 +149,7 @@ impl RedisServer {
     }
 
     /// Waits until a replica of it has caught up.
-    pub async fn replica_online(&self) {
+    pub(crate) async fn replica_online(&self) {
         until(|| self.cli(&["INFO", "replication"]).contains("state=online")).await;
     }
 }
@@ -163,7 +163,7 @@ impl Drop for RedisServer {
 }
 
 /// Waits for something to become true, at most ten seconds.
-pub async fn until(condition: impl Fn() -> bool) {
+pub(crate) async fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(10), "did not come about");
