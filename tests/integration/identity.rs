@@ -113,6 +113,22 @@ async fn one_spiffe_uri_names_the_caller() {
 }
 
 #[tokio::test]
+async fn http2_is_the_only_protocol() {
+    let server = Greeter::start(AcceptLimits::default()).await;
+    let mut client = (*server.client(&server.ca.client(&[EXECUTOR]))).clone();
+    for (offered, agreed) in [(&["http/1.1", "h2"][..], true), (&[], true), (&["http/1.1"], false)]
+    {
+        client.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let greeted = server.greet(&Arc::new(client.clone())).await;
+        assert_eq!(greeted.is_ok(), agreed, "{offered:?}");
+        if let Ok((_, stream)) = greeted {
+            let chosen = stream.get_ref().get_ref().1.alpn_protocol();
+            assert_eq!(chosen, (!offered.is_empty()).then_some(&b"h2"[..]));
+        }
+    }
+}
+
+#[tokio::test]
 async fn all_others_are_unidentified() {
     let server = Greeter::start(AcceptLimits::default()).await;
     let anonymous = pki::client_config(&server.ca, None);
@@ -147,6 +163,7 @@ async fn certificates_that_do_not_verify_are_refused() {
     assert!(server.refuses(&Ca::new().client(&[EXECUTOR])).await, "another CA");
     assert!(server.refuses(&server.ca.expired_client(EXECUTOR)).await, "expired");
     assert!(server.refuses(&server.ca.server()).await, "not for clients");
+    assert!(server.refuses(&server.ca.ca_client(EXECUTOR)).await, "a CA");
     assert!(!server.refuses(&server.ca.client(&[EXECUTOR])).await);
 }
 
@@ -233,7 +250,8 @@ async fn a_new_server_certificate_is_shown_to_new_connections() {
 
 #[tokio::test]
 async fn shutdown_ends_the_stream_and_unfinished_handshakes() {
-    let server = Greeter::start(AcceptLimits::default()).await;
+    let limits = AcceptLimits { handshake_timeout: 10 * PATIENCE, ..AcceptLimits::default() };
+    let server = Greeter::start(limits).await;
     let client = server.client(&server.ca.client(&[EXECUTOR]));
     let (_, mut open) = server.greet(&client).await.unwrap();
     let mut silent = TcpStream::connect(server.address).await.unwrap();

@@ -412,6 +412,7 @@ mod tests {
         assert!(told.iter().any(|(line, _)| *line == 2), "{told:?}");
         assert!(told.iter().any(|(line, _)| *line == 3), "{told:?}");
         assert!(!format!("{told:?}").contains("CANARY"), "{told:?}");
+        assert_eq!(faults("[[grant]]\ncaller = \n").len(), 1, "and nothing that follows from it");
         let values =
             faults("[[grant]]\ncaller = 'CANARY'\nrole = 'CANARY'\nworkspaces = ['CA NARY']");
         assert!(!format!("{values:?}").contains("CANARY"), "{values:?}");
