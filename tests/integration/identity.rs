@@ -211,6 +211,34 @@ async fn connections_are_bounded() {
     timeout(PATIENCE, again).await.expect("a place is free again");
 }
 
+/// In a process of its own, since the limit on open files is the process's.
+#[tokio::test]
+async fn running_out_of_files_is_survived() {
+    const CHILD: &str = "RUNNING_OUT_OF_FILES";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = tokio::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""]);
+        child.arg(std::env::current_exe().unwrap());
+        child.arg("identity::running_out_of_files_is_survived").env(CHILD, "1");
+        let output = timeout(3 * PATIENCE, child.kill_on_drop(true).output()).await;
+        let output = output.unwrap().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        return;
+    }
+    let server = Greeter::start(AcceptLimits::default()).await;
+    let client = server.client(&server.ca.client(&[EXECUTOR]));
+    let mut held = Vec::new();
+    while let Ok(stream) = TcpStream::connect(server.address).await {
+        held.push(stream);
+    }
+    // Connections the server has no file for wait in the listener's queue.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(held);
+    let served = async { while server.greet(&client).await.is_err() {} };
+    timeout(PATIENCE, served).await.expect("accepts again");
+}
+
 #[tokio::test]
 async fn sessions_are_not_resumed_and_a_new_ca_counts_at_once() {
     let server = Greeter::start(AcceptLimits::default()).await;
