@@ -27,7 +27,8 @@ impl Peer {
     ///
     /// The leaf must be a SPIFFE X.509-SVID for authentication (SPIFFE
     /// X509-SVID, sections 2 and 5.2): exactly one URI SAN, which is the SPIFFE
-    /// id, next to SANs of other types; no CA, no right to sign.
+    /// id, next to SANs of other types; no right to sign certificates. That it
+    /// is no CA was seen in the handshake.
     pub(super) fn from_certificates(chain: Option<&[CertificateDer<'_>]>) -> Self {
         match chain.and_then(<[_]>::first) {
             None => Self::Unidentified("no client certificate"),
@@ -39,11 +40,8 @@ impl Peer {
 fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<CallerId, &'static str> {
     const MALFORMED: &str = "client certificate malformed";
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| MALFORMED)?;
-    let constraints = leaf.basic_constraints().map_err(|_| MALFORMED)?;
     let usage = leaf.key_usage().map_err(|_| MALFORMED)?;
-    if constraints.is_some_and(|c| c.value.ca)
-        || usage.is_some_and(|u| u.value.key_cert_sign() || u.value.crl_sign())
-    {
+    if usage.is_some_and(|u| u.value.key_cert_sign() || u.value.crl_sign()) {
         return Err("client certificate may sign others");
     }
     let names = leaf.subject_alternative_name().map_err(|_| MALFORMED)?;

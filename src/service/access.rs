@@ -132,12 +132,46 @@ struct Grant {
     workspaces: Vec<Pattern>,
 }
 
+impl Grant {
+    /// Together they let a caller both manage and read values.
+    fn combines(&self, other: &Self) -> bool {
+        let manages = |role: &Role| matches!(role, Role::Platform | Role::Integration(_));
+        let reads = |role: &Role| matches!(role, Role::Executor);
+        let both =
+            reads(&self.role) && manages(&other.role) || manages(&self.role) && reads(&other.role);
+        both && self
+            .workspaces
+            .iter()
+            .any(|mine| other.workspaces.iter().any(|theirs| mine.overlaps(theirs)))
+    }
+
+    /// Both grant some same thing.
+    fn repeats(&self, other: &Self) -> bool {
+        self.role.repeats(&other.role)
+            && self.workspaces.iter().any(|pattern| other.workspaces.contains(pattern))
+    }
+}
+
 #[derive(Debug)]
 enum Role {
     Executor,
     Platform,
     Operator,
     Integration(Arc<Integrations>),
+}
+
+impl Role {
+    fn repeats(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Role::Integration(mine), Role::Integration(theirs)) => match (&**mine, &**theirs) {
+                (Integrations::Named(mine), Integrations::Named(theirs)) => {
+                    !mine.is_disjoint(theirs)
+                }
+                _ => true,
+            },
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 /// Integrations a grant names; never an empty set.
@@ -167,6 +201,15 @@ impl Pattern {
         match self {
             Self::Exact(exact) => exact == workspace,
             Self::Prefix(prefix) => workspace.as_str().starts_with(prefix.as_str()),
+        }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(exact), pattern) | (pattern, Self::Exact(exact)) => pattern.matches(exact),
+            (Self::Prefix(one), Self::Prefix(two)) => {
+                one.starts_with(two.as_str()) || two.starts_with(one.as_str())
+            }
         }
     }
 }

@@ -22,13 +22,10 @@
 //! or be written later. After a failed write the stream may hold part of a
 //! line; the next line starts on a line of its own.
 
+mod output;
+
 use std::{
-    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::{
-        fd::AsFd as _,
-        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
-    },
     path::PathBuf,
     sync::Arc,
     thread,
@@ -38,6 +35,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use self::output::Output;
 use crate::domain::{
     Actor, Alias, CallerId, RunId, SecretName, Timestamp, TraceId, WorkflowId, WorkspaceId,
 };
@@ -186,15 +184,7 @@ impl AuditLog {
     /// The file cannot be opened or is not a regular file, or the thread cannot
     /// be started.
     pub fn start(sink: AuditSink, config: AuditConfig) -> Result<Self, io::Error> {
-        let output = match sink {
-            // A duplicate of the descriptor: the handle of the standard library
-            // buffers, and locks against everything else that prints.
-            AuditSink::Stdout => {
-                Output::stream(File::from(io::stdout().as_fd().try_clone_to_owned()?))
-            }
-            AuditSink::File(path) => Output::file(path)?,
-            AuditSink::Writer(writer) => Output::stream(writer),
-        };
+        let output = Output::open(sink)?;
         let (queue, entries) = mpsc::unbounded_channel();
         thread::Builder::new()
             .name("audit".to_owned())
@@ -273,77 +263,6 @@ fn write_batches(
             // The call may have given up.
             let _ = ack.send(outcome);
         }
-    }
-}
-
-struct Output {
-    sink: Box<dyn Write + Send>,
-    /// The last byte written ended no line.
-    torn: bool,
-    file: Option<OpenFile>,
-}
-
-struct OpenFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl Output {
-    fn stream(sink: impl Write + Send + 'static) -> Self {
-        Self { sink: Box::new(sink), torn: false, file: None }
-    }
-
-    fn file(path: PathBuf) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        let mut last = *b"\n";
-        if let Some(end) = metadata.len().checked_sub(1) {
-            file.read_at(&mut last, end)?;
-        }
-        let open = OpenFile { path, device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { sink: Box::new(file), torn: last != *b"\n", file: Some(open) })
-    }
-
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        if lines.is_empty() {
-            return Ok(());
-        }
-        self.follow_rotation()?;
-        if self.torn { self.write_all(&[b"\n", lines].concat()) } else { self.write_all(lines) }
-    }
-
-    fn follow_rotation(&mut self) -> io::Result<()> {
-        let Some(open) = &self.file else { return Ok(()) };
-        let same = match fs::metadata(&open.path) {
-            Ok(found) => (found.dev(), found.ino()) == (open.device, open.inode),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error),
-        };
-        if !same {
-            *self = Self::file(open.path.clone())?;
-        }
-        Ok(())
-    }
-
-    /// As the standard library's, but knows where a failed write stopped.
-    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
-            let taken = match self.sink.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(taken) => taken,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let (done, left) = rest.split_at(taken.min(rest.len()));
-            self.torn = done.last() != Some(&b'\n');
-            rest = left;
-        }
-        Ok(())
     }
 }
 

@@ -113,6 +113,22 @@ async fn one_spiffe_uri_names_the_caller() {
 }
 
 #[tokio::test]
+async fn http2_is_the_only_protocol() {
+    let server = Greeter::start(AcceptLimits::default()).await;
+    let mut client = (*server.client(&server.ca.client(&[EXECUTOR]))).clone();
+    for (offered, agreed) in [(&["http/1.1", "h2"][..], true), (&[], true), (&["http/1.1"], false)]
+    {
+        client.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let greeted = server.greet(&Arc::new(client.clone())).await;
+        assert_eq!(greeted.is_ok(), agreed, "{offered:?}");
+        if let Ok((_, stream)) = greeted {
+            let chosen = stream.get_ref().get_ref().1.alpn_protocol();
+            assert_eq!(chosen, (!offered.is_empty()).then_some(&b"h2"[..]));
+        }
+    }
+}
+
+#[tokio::test]
 async fn all_others_are_unidentified() {
     let server = Greeter::start(AcceptLimits::default()).await;
     let anonymous = pki::client_config(&server.ca, None);
@@ -147,6 +163,7 @@ async fn certificates_that_do_not_verify_are_refused() {
     assert!(server.refuses(&Ca::new().client(&[EXECUTOR])).await, "another CA");
     assert!(server.refuses(&server.ca.expired_client(EXECUTOR)).await, "expired");
     assert!(server.refuses(&server.ca.server()).await, "not for clients");
+    assert!(server.refuses(&server.ca.ca_client(EXECUTOR)).await, "a CA");
     assert!(!server.refuses(&server.ca.client(&[EXECUTOR])).await);
 }
 
@@ -194,6 +211,34 @@ async fn connections_are_bounded() {
     timeout(PATIENCE, again).await.expect("a place is free again");
 }
 
+/// In a process of its own, since the limit on open files is the process's.
+#[tokio::test]
+async fn running_out_of_files_is_survived() {
+    const CHILD: &str = "RUNNING_OUT_OF_FILES";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = tokio::process::Command::new("sh");
+        child.args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""]);
+        child.arg(std::env::current_exe().unwrap());
+        child.arg("identity::running_out_of_files_is_survived").env(CHILD, "1");
+        let output = timeout(3 * PATIENCE, child.kill_on_drop(true).output()).await;
+        let output = output.unwrap().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
+        return;
+    }
+    let server = Greeter::start(AcceptLimits::default()).await;
+    let client = server.client(&server.ca.client(&[EXECUTOR]));
+    let mut held = Vec::new();
+    while let Ok(stream) = TcpStream::connect(server.address).await {
+        held.push(stream);
+    }
+    // Connections the server has no file for wait in the listener's queue.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(held);
+    let served = async { while server.greet(&client).await.is_err() {} };
+    timeout(PATIENCE, served).await.expect("accepts again");
+}
+
 #[tokio::test]
 async fn sessions_are_not_resumed_and_a_new_ca_counts_at_once() {
     let server = Greeter::start(AcceptLimits::default()).await;
@@ -233,7 +278,8 @@ async fn a_new_server_certificate_is_shown_to_new_connections() {
 
 #[tokio::test]
 async fn shutdown_ends_the_stream_and_unfinished_handshakes() {
-    let server = Greeter::start(AcceptLimits::default()).await;
+    let limits = AcceptLimits { handshake_timeout: 10 * PATIENCE, ..AcceptLimits::default() };
+    let server = Greeter::start(limits).await;
     let client = server.client(&server.ca.client(&[EXECUTOR]));
     let (_, mut open) = server.greet(&client).await.unwrap();
     let mut silent = TcpStream::connect(server.address).await.unwrap();

@@ -273,49 +273,6 @@ fn collect<T>(list: Option<Vec<T>>, item: Option<T>) -> Option<Vec<T>> {
     Some(list)
 }
 
-impl Grant {
-    fn combines(&self, other: &Self) -> bool {
-        let manages = |role: &Role| matches!(role, Role::Platform | Role::Integration(_));
-        let reads = |role: &Role| matches!(role, Role::Executor);
-        let both =
-            reads(&self.role) && manages(&other.role) || manages(&self.role) && reads(&other.role);
-        both && self
-            .workspaces
-            .iter()
-            .any(|mine| other.workspaces.iter().any(|theirs| mine.overlaps(theirs)))
-    }
-
-    fn repeats(&self, other: &Self) -> bool {
-        self.role.repeats(&other.role)
-            && self.workspaces.iter().any(|pattern| other.workspaces.contains(pattern))
-    }
-}
-
-impl Role {
-    fn repeats(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Role::Integration(mine), Role::Integration(theirs)) => match (&**mine, &**theirs) {
-                (Integrations::Named(mine), Integrations::Named(theirs)) => {
-                    !mine.is_disjoint(theirs)
-                }
-                _ => true,
-            },
-            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
-        }
-    }
-}
-
-impl Pattern {
-    fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Exact(exact), pattern) | (pattern, Self::Exact(exact)) => pattern.matches(exact),
-            (Self::Prefix(one), Self::Prefix(two)) => {
-                one.starts_with(two.as_str()) || two.starts_with(one.as_str())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,6 +369,7 @@ mod tests {
         assert!(told.iter().any(|(line, _)| *line == 2), "{told:?}");
         assert!(told.iter().any(|(line, _)| *line == 3), "{told:?}");
         assert!(!format!("{told:?}").contains("CANARY"), "{told:?}");
+        assert_eq!(faults("[[grant]]\ncaller = \n").len(), 1, "and nothing that follows from it");
         let values =
             faults("[[grant]]\ncaller = 'CANARY'\nrole = 'CANARY'\nworkspaces = ['CA NARY']");
         assert!(!format!("{values:?}").contains("CANARY"), "{values:?}");

@@ -68,6 +68,13 @@ impl Ca {
         self.issue(&params)
     }
 
+    /// A CA itself.
+    pub(crate) fn ca_client(&self, uri: &str) -> Identity {
+        let mut params = client_params(&[uri]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.issue(&params)
+    }
+
     /// With a SAN extension of these bytes.
     pub(crate) fn client_with_raw_san(&self, san: Vec<u8>) -> Identity {
         let mut params = client_params(&[]);
