@@ -173,6 +173,7 @@ mod tests {
         let id = DataKeyId::from_bytes([2; 16]);
         let other = EncryptionContext { data_key: id, ..context() };
         wrong(kms.decrypt(&other, &wrapped).await);
+        wrong(kms.decrypt(&context(), &WrappedDataKey { id, ..wrapped.clone() }).await);
         wrong(kms.decrypt(&other, &WrappedDataKey { id, ..wrapped.clone() }).await);
 
         let stranger = LocalKms::open_or_create(&directory.path().join("other")).unwrap();

@@ -52,8 +52,9 @@ pub(crate) async fn contract(kms: &dyn Kms) {
     assert_wrong(kms.decrypt(&EncryptionContext { environment, ..context() }, &wrapped).await);
     let workspace = WorkspaceId::parse("ws_2").unwrap();
     assert_wrong(kms.decrypt(&EncryptionContext { workspace, ..context() }, &wrapped).await);
-    // Both say so, yet it was wrapped under another id.
     let id = DataKeyId::from_bytes([2; 16]);
+    assert_wrong(kms.decrypt(&context(), &WrappedDataKey { id, ..wrapped.clone() }).await);
+    // Both say so, yet it was wrapped under another id.
     let other = EncryptionContext { data_key: id, ..context() };
     assert_wrong(kms.decrypt(&other, &WrappedDataKey { id, ..wrapped.clone() }).await);
     assert_wrong(kms.decrypt(&other, &wrapped).await);
