@@ -370,3 +370,20 @@ fn remembered(
 fn corrupted(_: StoreError) -> redb::Error {
     redb::Error::Corrupted(String::new())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_failing_one() {
+        let io = |kind: io::ErrorKind| failure(redb::Error::Io(kind.into()));
+        assert_eq!(io(io::ErrorKind::StorageFull), StoreError::Full);
+        assert_eq!(io(io::ErrorKind::QuotaExceeded), StoreError::Full);
+        let failed = StoreError::Unavailable("embedded store failed");
+        assert_eq!(io(io::ErrorKind::Other), failed);
+        assert_eq!(failure(redb::Error::PreviousIo), failed);
+        let damaged = failure(redb::Error::Corrupted("page 7".to_owned()));
+        assert_eq!(damaged, StoreError::Malformed("embedded store"));
+    }
+}

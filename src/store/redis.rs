@@ -22,7 +22,7 @@ mod scripts;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use redis::{Cmd, Pipeline, Script, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -34,7 +34,7 @@ pub use self::{
 };
 use self::{
     link::{Failure, Link},
-    scripts::{COMMIT, SCAN},
+    scripts::{COMMIT, Lua, SCAN},
 };
 use super::{
     Batch, Commit, Expect, Key, Operation, Record, Store, StoreError, WorkspacesCursor, Write,
@@ -58,8 +58,8 @@ pub struct RedisStore {
     config: Arc<RedisConfig>,
     link: Link,
     replicated: Option<Replicated>,
-    commit: Script,
-    scan: Script,
+    commit: Lua,
+    scan: Lua,
 }
 
 /// Where commits run if replicas must confirm them.
@@ -91,8 +91,7 @@ impl RedisStore {
                 turn: Semaphore::new(1),
             }),
         };
-        let (commit, scan) = (Script::new(COMMIT), Script::new(SCAN));
-        Ok(Self { config, link, replicated, commit, scan })
+        Ok(Self { config, link, replicated, commit: Lua::new(COMMIT), scan: Lua::new(SCAN) })
     }
 
     fn deadline(&self) -> Instant {
@@ -122,8 +121,7 @@ impl RedisStore {
 
 /// A script with its keys and arguments.
 struct Call<'a> {
-    script: &'a Script,
-    text: &'static str,
+    lua: &'a Lua,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
     /// Replicas that must confirm.
@@ -132,11 +130,10 @@ struct Call<'a> {
 
 impl Call<'_> {
     async fn run(&self, link: &Link, deadline: Instant) -> Result<Vec<Value>, Failure> {
-        let hash = self.script.get_hash();
-        match link.send(&self.commands("EVALSHA", hash, deadline), deadline).await {
+        match link.send(&self.commands("EVALSHA", &self.lua.hash, deadline), deadline).await {
             // A proof that nothing has run.
             Err(Failure::NoScript) => {
-                link.send(&self.commands("EVAL", self.text, deadline), deadline).await
+                link.send(&self.commands("EVAL", self.lua.text, deadline), deadline).await
             }
             other => other,
         }
@@ -182,36 +179,10 @@ impl Store for RedisStore {
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
         batch.check()?;
         let mut keys = vec![self.key(workspace, "records"), self.key(workspace, "index")];
-        let mut outcome = Vec::new();
-        if let Some((id, remember)) = batch.request {
-            keys.push(self.request_key(workspace, &id));
-            outcome = remember;
-        }
-        let flag = |set: bool| if set { b"1".to_vec() } else { Vec::new() };
-        let mut arguments = vec![
-            flag(batch.expect_empty),
-            batch.max_records.map_or_else(Vec::new, |max| max.to_string().into_bytes()),
-            outcome,
-            REQUEST_TTL.as_millis().to_string().into_bytes(),
-            flag(self.replicated.is_some()),
-        ];
-        for operation in &batch.operations {
-            arguments.push(operation.key.as_str().as_bytes().to_vec());
-            arguments.push(match operation.expect {
-                None => Vec::new(),
-                Some(Expect::Absent) => b"absent".to_vec(),
-                Some(Expect::Revision(revision)) => revision.as_u64().to_be_bytes().to_vec(),
-            });
-            let (write, value) = match &operation.write {
-                Write::Put(record) => ("put", record.to_stored()),
-                Write::Delete => ("delete", Vec::new()),
-                Write::Nothing => ("nothing", Vec::new()),
-            };
-            arguments.extend([write.as_bytes().to_vec(), value]);
-        }
-
+        keys.extend(batch.request.as_ref().map(|(id, _)| self.request_key(workspace, id)));
         let replicas = self.config.min_replicas;
-        let call = Call { script: &self.commit, text: COMMIT, keys, arguments, replicas };
+        let arguments = commit_arguments(&batch, replicas > 0);
+        let call = Call { lua: &self.commit, keys, arguments, replicas };
         let deadline = self.deadline();
         let mut replies = match &self.replicated {
             None => call.run(&self.link, deadline).await?,
@@ -269,9 +240,9 @@ impl Store for RedisStore {
             Some(last) if !prefix.is_empty() => *last += 1,
             _ => to = b"+".to_vec(),
         }
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let call = Call {
-            script: &self.scan,
-            text: SCAN,
+            lua: &self.scan,
             keys: vec![self.key(workspace, "records"), self.key(workspace, "index")],
             arguments: vec![from.into_bytes(), to, limit.to_string().into_bytes()],
             replicas: 0,
@@ -334,6 +305,33 @@ impl Store for RedisStore {
         }
         Ok(())
     }
+}
+
+/// `ARGV` of the commit script.
+fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> {
+    let flag = |set: bool| if set { b"1".to_vec() } else { Vec::new() };
+    let mut arguments = vec![
+        flag(batch.expect_empty),
+        batch.max_records.map_or_else(Vec::new, |max| max.to_string().into_bytes()),
+        batch.request.as_ref().map_or_else(Vec::new, |(_, outcome)| outcome.clone()),
+        REQUEST_TTL.as_millis().to_string().into_bytes(),
+        flag(replicated),
+    ];
+    for operation in &batch.operations {
+        arguments.push(operation.key.as_str().as_bytes().to_vec());
+        arguments.push(match operation.expect {
+            None => Vec::new(),
+            Some(Expect::Absent) => b"absent".to_vec(),
+            Some(Expect::Revision(revision)) => revision.as_u64().to_be_bytes().to_vec(),
+        });
+        let (write, value) = match &operation.write {
+            Write::Put(record) => ("put", record.to_stored()),
+            Write::Delete => ("delete", Vec::new()),
+            Write::Nothing => ("nothing", Vec::new()),
+        };
+        arguments.extend([write.as_bytes().to_vec(), value]);
+    }
+    arguments
 }
 
 fn record(value: Value) -> Result<Option<Record>, StoreError> {

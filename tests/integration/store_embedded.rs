@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     sync::{
@@ -58,6 +59,47 @@ async fn what_was_acknowledged_is_there_after_reopening() {
         assert!(get(&store, "w", &meta("A")).await == Some(rec(5, b"kept")));
         assert_eq!(run(&store, "w", remember.clone()).await, "replayed o");
     }
+}
+
+/// The test runs itself as another process, told by this variable where to
+/// write, and ends it in the middle.
+const STORM: &str = "STORE_EMBEDDED_STORM";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_writes_outlive_kill_9() {
+    if let Ok(path) = std::env::var(STORM) {
+        let store = EmbeddedStore::open(Path::new(&path), Arc::new(SystemClock::default()));
+        let store: Arc<dyn Store> = Arc::new(store.unwrap());
+        for number in 0_u64.. {
+            let pair = ["A", "B"].map(|n| put(meta(&format!("{n}{number}")), None, rec(1, b"x")));
+            assert_eq!(run(&store, "w", batch(pair)).await, "done");
+            println!("\nacknowledged {number}");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store_embedded::acknowledged_writes_outlive_kill_9", "--nocapture"])
+        .env(STORM, directory.path().join("store.redb"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut acknowledged = lines.by_ref().filter(|line| line.starts_with("acknowledged"));
+    assert_eq!(acknowledged.nth(200).as_deref(), Some("acknowledged 200"));
+    child.kill().unwrap();
+    let acknowledged = 201 + acknowledged.count();
+    child.wait().unwrap();
+
+    let store = open(&directory);
+    let all = store.scan(&ws("w"), "m/A", None, usize::MAX).await.unwrap().len();
+    assert!((acknowledged..=acknowledged + 1).contains(&all), "{all} of {acknowledged}");
+    for number in 0..all {
+        for name in ["A", "B"] {
+            assert!(get(&store, "w", &meta(&format!("{name}{number}"))).await.is_some());
+        }
+    }
+    assert_eq!(store.scan(&ws("w"), "m/B", None, usize::MAX).await.unwrap().len(), all);
+    set(&store, "w", meta("A"), rec(1, b"x")).await;
 }
 
 #[tokio::test]

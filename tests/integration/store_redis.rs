@@ -105,8 +105,7 @@ async fn full_memory_stops_writes_and_lets_deletions_through() {
     }
     // Any use is above the limit from now on.
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    let dump = || server.cli(&["DEBUG", "DIGEST"]);
-    let before = dump();
+    let before = server.digest();
     let with_request = |id: &str, mut batch: Batch| {
         batch.request = Some((request(id), b"o".to_vec()));
         batch
@@ -119,7 +118,7 @@ async fn full_memory_stops_writes_and_lets_deletions_through() {
     ] {
         assert_eq!(store.commit(&ws("w"), change).await.err(), Some(StoreError::Full));
     }
-    assert_eq!(dump(), before, "something was written");
+    assert_eq!(server.digest(), before, "something was written");
     assert_eq!(store.health().await, Ok(()));
     assert_eq!(store.read(&ws("w"), &[meta("A")]).await.unwrap().len(), 1);
     assert_eq!(store.scan(&ws("w"), "", None, 9).await.unwrap().len(), 2);
@@ -138,14 +137,14 @@ async fn foreign_types_are_malformed_and_nothing_is_written() {
     {
         let (store, server) = fresh().await;
         server.cli(&[value[0], &format!("workflow-secrets:{{w}}:{key}"), value[1]]);
-        let before = server.cli(&["DEBUG", "DIGEST"]);
+        let before = server.digest();
         let change = Batch {
             request: Some((request("r"), b"o".to_vec())),
             ..batch([put(meta("A"), None, rec(1, b"x"))])
         };
         let failed = store.commit(&ws("w"), change).await.map(|commit| word(&commit));
         assert!(matches!(failed, Err(StoreError::Malformed(_))), "{key}: {failed:?}");
-        assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before, "{key}");
+        assert_eq!(server.digest(), before, "{key}");
         // The connection is as good as before.
         set(&store, "w2", meta("A"), rec(1, b"x")).await;
     }
@@ -179,14 +178,14 @@ async fn missing_rights_stop_a_commit_before_its_first_write() {
         config.username = Some("app".to_owned());
         config.password = Some(workflow_secrets::store::redis::Password::new("pw".to_owned()));
         let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
-        let before = server.cli(&["DEBUG", "DIGEST"]);
+        let before = server.digest();
         let change = Batch {
             request: Some((request("r"), b"o".to_vec())),
             ..batch([put(meta("A"), None, rec(1, b"x")), delete(meta("OLD"), None)])
         };
         let failed = store.commit(&ws("w"), change).await.map(|commit| word(&commit));
         assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{missing}: {failed:?}");
-        assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before, "{missing}");
+        assert_eq!(server.digest(), before, "{missing}");
     }
 }
 
@@ -204,7 +203,15 @@ async fn replicas_confirm_or_the_commit_says_so() {
     assert_eq!(store.commit(&ws("w"), create.clone()).await.err(), short);
     // It was carried out all the same, and its replay is no better.
     assert!(get(&store, "w", &meta("A")).await.is_some());
+    // WAIT is only told to cover writes, so the replay is one.
+    let changes = || -> u64 {
+        let info = server.cli(&["INFO", "persistence"]);
+        let line = info.lines().find_map(|l| l.strip_prefix("rdb_changes_since_last_save:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let before = changes();
     assert_eq!(store.commit(&ws("w"), create.clone()).await.err(), short);
+    assert!(changes() > before);
     // What is refused needs no replica.
     let stale = batch([put(meta("A"), at(9), rec(1, b"x"))]);
     assert!(store.commit(&ws("w"), stale).await == Ok(Commit::Conflict(meta("A"))));

@@ -90,37 +90,58 @@ async fn a_hanging_redis_is_given_up_and_found_again() {
     assert!(get(&store, "w", &meta("A")).await == Some(rec(1, b"kept")));
 }
 
-/// Passes bytes on. Connections can be frozen: they stay open, but nothing goes
-/// through any more, as when a firewall has forgotten them.
+/// Passes bytes on, until the connections open now are told to fail.
 struct Proxy {
     port: u16,
-    freezes: watch::Sender<u32>,
+    fail: watch::Sender<Fail>,
+}
+
+#[derive(Clone, Copy)]
+enum Fail {
+    /// They stay open, but nothing goes through any more, as when a firewall
+    /// has forgotten them.
+    Freeze,
+    /// They close with the next request, which does not go through.
+    Cut,
 }
 
 impl Proxy {
     async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let freezes = watch::Sender::new(0);
-        let source = freezes.clone();
+        let fail = watch::Sender::new(Fail::Freeze);
+        let source = fail.clone();
         tokio::spawn(async move {
             loop {
                 let (mut client, _) = listener.accept().await.unwrap();
                 let mut server = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
-                let mut freeze = source.subscribe();
+                let mut fail = source.subscribe();
                 tokio::spawn(async move {
                     tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = freeze.changed() => std::future::pending().await,
+                        _ = copy_bidirectional(&mut client, &mut server) => return,
+                        _ = fail.changed() => {}
+                    }
+                    let how = *fail.borrow();
+                    match how {
+                        Fail::Freeze => std::future::pending().await,
+                        Fail::Cut => client.readable().await.unwrap(),
                     }
                 });
             }
         });
-        Self { port, freezes }
+        Self { port, fail }
     }
 
-    fn freeze(&self) {
-        self.freezes.send_modify(|count| *count += 1);
+    async fn connect(&self) -> Arc<dyn Store> {
+        let url = format!("redis://127.0.0.1:{}", self.port);
+        let config = RedisConfig::new(RedisUrl::parse(&url).unwrap());
+        Arc::new(RedisStore::connect(config).await.unwrap())
+    }
+
+    async fn fail(&self, how: Fail) {
+        self.fail.send_replace(how);
+        // Until the connections know.
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -128,18 +149,33 @@ impl Proxy {
 async fn a_connection_that_went_silent_is_replaced() {
     let server = RedisServer::start(Options::default()).await;
     let proxy = Proxy::start(server.port()).await;
-    let url = format!("redis://127.0.0.1:{}", proxy.port);
-    let config = RedisConfig::new(RedisUrl::parse(&url).unwrap());
-    let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
+    let store = proxy.connect().await;
     for _ in 0..2 {
         set(&store, "w", meta("A"), rec(1, b"kept")).await;
-        proxy.freeze();
+        proxy.fail(Fail::Freeze).await;
         let start = Instant::now();
         let read = store.read(&ws("w"), &[meta("A")]).await.err();
         assert!(matches!(read, Some(StoreError::Unavailable(_))), "{read:?}");
         assert!(start.elapsed() < DEADLINE);
         back(&store).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_is_tried_once_more_and_a_commit_is_not() {
+    let server = RedisServer::start(Options::default()).await;
+    let proxy = Proxy::start(server.port()).await;
+    let store = proxy.connect().await;
+    set(&store, "w", meta("A"), rec(1, b"kept")).await;
+    proxy.fail(Fail::Cut).await;
+    assert!(get(&store, "w", &meta("A")).await == Some(rec(1, b"kept")));
+    proxy.fail(Fail::Cut).await;
+    assert_eq!(store.scan(&ws("w"), "", None, 9).await.unwrap().len(), 1);
+    proxy.fail(Fail::Cut).await;
+    let change = batch([put(meta("B"), None, rec(1, b"x"))]);
+    let commit = store.commit(&ws("w"), change).await.err();
+    assert_eq!(commit, Some(StoreError::Unavailable("connection to Redis lost")));
+    assert!(get(&store, "w", &meta("B")).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -158,6 +158,7 @@ where
         login = login.set_username(username);
     }
     if let Some(password) = &config.password {
+        // The client library copies it for AUTH and does not overwrite that.
         login = login.set_password(password.expose());
     }
     // Each call has a deadline of its own.

@@ -1,6 +1,18 @@
 //! All Lua of this service. Redis runs a script as one step, and nothing else
 //! meanwhile.
 
+/// A script with the hash by which Redis knows it once it has run.
+pub(super) struct Lua {
+    pub(super) text: &'static str,
+    pub(super) hash: String,
+}
+
+impl Lua {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { text, hash: redis::Script::new(text).get_hash().to_owned() }
+    }
+}
+
 /// Carries a batch out, whole or not at all.
 ///
 /// A script that raises an error keeps what it has written so far. So every

@@ -148,6 +148,13 @@ impl RedisServer {
             .unwrap_or(0)
     }
 
+    /// Digest of all that it holds.
+    pub fn digest(&self) -> String {
+        let digest = self.cli(&["DEBUG", "DIGEST"]);
+        assert_eq!(digest.len(), 40, "{digest}");
+        digest
+    }
+
     /// Waits until a replica of it has caught up.
     pub(crate) async fn replica_online(&self) {
         until(|| self.cli(&["INFO", "replication"]).contains("state=online")).await;
@@ -175,7 +182,8 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
 async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child> {
     let port_text = port.to_string();
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", ""]).arg("--dir").arg(directory);
+    command.args(["--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"]);
+    command.arg("--dir").arg(directory);
     match &options.tls {
         None => command.args(["--port", &port_text]),
         Some(files) => command
