@@ -10,7 +10,7 @@ from project import DEPLOY, ROOT, run
 
 KUBERNETES = DEPLOY / "kubernetes"
 COMPOSE = DEPLOY / "compose.yaml"
-# The oldest release that has the preStop action `sleep`, and a current one.
+# The oldest release that is meant to work, and a current one.
 KUBERNETES_VERSIONS = ("1.30", "1.37")
 
 
@@ -122,9 +122,12 @@ class Kubernetes(unittest.TestCase):
         pod = resources()["Deployment"]["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         env = {e["name"]: e["value"] for e in container["env"]}
-        grace = int(env["WORKFLOW_SECRETS_SHUTDOWN_GRACE"].removesuffix("s"))
-        before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        self.assertGreater(pod["terminationGracePeriodSeconds"], grace + before)
+
+        def seconds(name):
+            return int(env[f"WORKFLOW_SECRETS_{name}"].removesuffix("s"))
+
+        self.assertGreater(pod["terminationGracePeriodSeconds"], seconds("SHUTDOWN_GRACE"))
+        self.assertGreater(seconds("SHUTDOWN_GRACE"), seconds("DRAIN_DELAY"))
 
     def test_paths_and_labels_meet(self):
         found = resources()
@@ -142,12 +145,16 @@ class Kubernetes(unittest.TestCase):
             if entry["value"].startswith("/"):
                 self.assertIn(entry["value"].rpartition("/")[0], mounts, entry["name"])
 
-    def test_liveness_depends_on_nothing_else(self):
-        pod = resources()["Deployment"]["spec"]["template"]["spec"]
-        (container,) = pod["containers"]
-        self.assertEqual(set(container["livenessProbe"]) & {"exec", "grpc", "httpGet"}, set())
-        for probe in ("startupProbe", "readinessProbe"):
-            self.assertEqual(container[probe]["exec"]["command"][1], "probe")
+    def test_only_readiness_depends_on_redis_and_the_kms(self):
+        (container,) = resources()["Deployment"]["spec"]["template"]["spec"]["containers"]
+        service = ["--service", "workflowsecrets.v1.SecretsService"]
+        commands = {
+            probe: container[probe]["exec"]["command"]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+        }
+        self.assertEqual(commands["readinessProbe"][-2:], service)
+        for probe in ("startupProbe", "livenessProbe"):
+            self.assertEqual(commands[probe], commands["readinessProbe"][:-2])
 
 
 if __name__ == "__main__":

@@ -50,10 +50,14 @@ def allows(condition, context):
 
 
 class Policies(unittest.TestCase):
-    def test_the_service_may_only_wrap_and_unwrap(self):
+    def test_the_service_may_make_the_calls_it_makes_and_no_other(self):
+        source = "".join(path.read_text() for path in (ROOT / "src/kms").rglob("*.rs"))
+        calls = set(re.findall(r"self\s*\.client\s*\.(\w+)\(\)\s*\.key_id\(", source))
+        actions = sorted("kms:" + call.title().replace("_", "") for call in calls)
+        self.assertEqual(actions, ["kms:Decrypt", "kms:GenerateDataKeyWithoutPlaintext"])
         for path in (KEY_POLICY, IAM_POLICY):
             use = statements(path)["WrapAndUnwrapDataKeysInContext"]
-            self.assertEqual(sorted(use["Action"]), ["kms:Decrypt", "kms:GenerateDataKey"])
+            self.assertEqual(sorted(use["Action"]), actions)
             self.assertEqual(use["Effect"], "Allow")
         resource = statements(IAM_POLICY)["WrapAndUnwrapDataKeysInContext"]["Resource"]
         self.assertRegex(resource, r"^arn:aws:kms:[a-z0-9-]+:\d{12}:key/[0-9a-f-]{36}$")
