@@ -34,8 +34,7 @@ install_packages() {
         as_root=(sudo -n)
     fi
     have apt-get || die "no apt-get here; please install: ${packages[*]}"
-    # Without a service manager's consent no Redis is started on port 6379.
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 bash -c \
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive bash -c \
         'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' \
         _ "${packages[@]}" </dev/null
 }

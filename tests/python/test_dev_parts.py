@@ -10,12 +10,18 @@ import time
 import unittest
 from pathlib import Path
 
+import yaml
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from project import DEPLOY, run
 
 ROLES = ("executor", "platform", "integration", "operator")
+
+
+def replaced(text, old, new):
+    assert text.count(old) == 1, old
+    return text.replace(old, new)
 
 
 def names(certificate, kind):
@@ -83,35 +89,36 @@ class DevCerts(unittest.TestCase):
 
 
 class Redis(unittest.TestCase):
-    """deploy/compose/redis.conf and the rights, in a real Redis."""
+    """The Redis of compose.yaml, as its container would start it."""
 
     def setUp(self):
         directory = tempfile.TemporaryDirectory(prefix="wfs-redis-")
         self.addCleanup(directory.cleanup)
+        place = Path(directory.name)
         self.password = secrets.token_hex(16)
+        (place / "password").write_text(self.password + "\n")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = str(free.getsockname()[1])
-        rights = [
-            line
-            for line in (DEPLOY / "redis-rights.acl").read_text().splitlines()
-            if not line.startswith("#")
-        ]
-        self.assertEqual(len(rights), 1)
         config = (DEPLOY / "compose/redis.conf").read_text()
-        for container, here in {
-            "bind * -::*": "bind 127.0.0.1",
-            "port 6379": f"port {self.port}",
-            "dir /data": f"dir {directory.name}",
-        }.items():
-            self.assertEqual(config.count(f"{container}\n"), 1, container)
-            config = config.replace(container, here)
-        config += f"user workflow-secrets on >{self.password} {rights[0]}\n"
-        config += "user tester on nopass ~* +@all\n"
-        path = Path(directory.name) / "redis.conf"
-        path.write_text(config)
+        config = replaced(config, "bind * -::*", "bind 127.0.0.1")
+        config = replaced(config, "port 6379", f"port {self.port}")
+        config = replaced(config, "dir /data", f"dir {place}")
+        (place / "redis.conf").write_text(f"{config}user tester on nopass ~* +@all\n")
+
+        # What the container runs, with this machine's paths.
+        self.service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]
+        (script,) = self.service["command"]
+        self.here = {
+            "$$": "$",
+            "/redis/password": str(place / "password"),
+            "/etc/redis/redis.conf": str(place / "redis.conf"),
+            "/etc/redis/rights.acl": str(DEPLOY / "redis-rights.acl"),
+            "/tmp/redis.conf": str(place / "whole.conf"),
+        }
         server = subprocess.Popen(
-            ["redis-server", str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [*self.service["entrypoint"], self.local(script)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )
         self.addCleanup(server.wait, 10)
         self.addCleanup(server.kill)
@@ -120,6 +127,11 @@ class Redis(unittest.TestCase):
             self.assertIsNone(server.poll(), "redis-server refused its configuration")
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
+
+    def local(self, script):
+        for container, here in self.here.items():
+            script = script.replace(container, here)
+        return script
 
     def command(self, *words, user="workflow-secrets"):
         login = ["--user", user] if user else []
@@ -149,6 +161,14 @@ class Redis(unittest.TestCase):
                         ["DEL", "other:{ws}:r"], ["SHUTDOWN"], ["ACL", "LIST"],
                         ["SCRIPT", "FLUSH"]):
             self.assertIn("NOPERM", self.command(*command), command)
+
+    def test_the_health_check_of_compose_tells(self):
+        shell, check = self.service["healthcheck"]["test"]
+        self.assertEqual(shell, "CMD-SHELL")
+        check = replaced(self.local(check), "redis-cli ", f"redis-cli -p {self.port} ")
+        self.assertEqual(run("sh", "-c", check).returncode, 0)
+        Path(self.here["/redis/password"]).write_text("wrong")
+        self.assertNotEqual(run("sh", "-c", check).returncode, 0)
 
     def test_nobody_else_gets_in(self):
         self.assertIn("NOAUTH", self.command("PING", user=None))
