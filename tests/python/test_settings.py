@@ -2,7 +2,9 @@
 
 import os
 import re
+import tempfile
 import unittest
+from pathlib import Path
 
 import yaml
 
@@ -12,9 +14,11 @@ from project import DEPLOY, ROOT, run
 COMMON = {"--help", "--version"}
 
 
+BINARY = os.environ.get("WFS_BINARY", ROOT / "target/debug/workflow-secrets")
+
+
 def help_of(command):
-    binary = os.environ.get("WFS_BINARY", ROOT / "target/debug/workflow-secrets")
-    done = run(binary, command, "--help")
+    done = run(BINARY, command, "--help")
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -70,6 +74,27 @@ class Settings(unittest.TestCase):
         ]
         for command in commands:
             self.assertEqual(flags(" ".join(command)) - defined("probe"), set())
+
+    def test_the_program_takes_the_certificates_and_policies_shown(self):
+        """One wrong setting ends it before it starts: that is all it may name."""
+        (example,) = re.findall(r"(?ms)^```toml\n(.*?)^```", (ROOT / "README.md").read_text())
+        with tempfile.TemporaryDirectory(prefix="wfs-settings-") as directory:
+            certs = Path(directory) / "certs"
+            self.assertEqual(run(DEPLOY / "dev-certs.sh", certs).returncode, 0)
+            readme = Path(directory) / "policy.toml"
+            readme.write_text(example)
+            for policy in (readme, *DEPLOY.glob("*/policy.toml")):
+                done = run(
+                    BINARY, "serve", "--environment", "test", "--policy", policy,
+                    "--tls-cert", certs / "server.crt", "--tls-key", certs / "server.key",
+                    "--tls-client-ca", certs / "ca.crt", "--store", "redis://127.0.0.1:1",
+                    "--kms-key", "alias/test", "--kms-region", "eu-west-1",
+                    "--log-format", "wrong",
+                )
+                self.assertEqual(done.returncode, 64, done.stdout)
+                self.assertIn("--log-format", done.stdout)
+                for named in ("--policy", "policy.toml", str(certs), "--store", "--kms-key"):
+                    self.assertNotIn(named, done.stdout)
 
 
 if __name__ == "__main__":
