@@ -71,6 +71,8 @@ install_tools() {
     have cargo || die "cargo not found; install Rust first (https://rustup.rs)"
     mkdir -p "$tools"
     install_packages
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "Python 3.11 or later is needed; found $(python3 --version)"
     # A virtual environment holds absolute paths, so its place counts too.
     once python "$root $(python3 -VV | tr '\n' ' ') $(cksum <tests/python/requirements.txt)" \
         install_python
