@@ -120,7 +120,7 @@ where
 {
     let Ending { shutdown, stop, drain_delay, grace } = ending;
     let health = Health::default();
-    let readiness = tokio::spawn(readiness(Arc::clone(&secrets.store), health.clone()));
+    let upkeep = tokio::spawn(upkeep(Arc::clone(&secrets), health.clone()));
     let server = grpc::serve(
         Arc::clone(&secrets),
         &health,
@@ -137,7 +137,7 @@ where
 
     tracing::info!("shutting down");
     let deadline = Instant::now() + grace;
-    readiness.abort();
+    upkeep.abort();
     health.shutting_down().await;
     if tokio::time::timeout(drain_delay, &mut server).await.is_err() {
         stop.cancel();
@@ -158,12 +158,14 @@ where
     Ok(())
 }
 
-/// Keeps readiness true to what the store can do. The KMS has no part in it:
-/// cached workspaces are served without it.
-async fn readiness(store: Arc<dyn Store>, health: Health) {
+/// Keeps readiness true to what the store can do, and memory free of data keys
+/// that nobody asks for. The KMS has no part in readiness: cached workspaces are
+/// served without it.
+async fn upkeep(secrets: Arc<Secrets>, health: Health) {
     let mut ready = None;
     loop {
-        let now = store.health().await;
+        secrets.keyring.drop_idle();
+        let now = secrets.store.health().await;
         if ready != Some(now.is_ok()) {
             match &now {
                 Ok(()) => tracing::info!("ready"),

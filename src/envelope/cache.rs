@@ -76,15 +76,18 @@ impl Cache {
 
     /// Keeps a key that the KMS unwrapped when asked at `since`.
     pub(super) fn keep(&mut self, slot: Slot, key: Arc<DataKey>, since: Duration) {
-        // What nobody asked for in a long time need not wait for its turn.
+        let soft_age = jittered(self.config.soft_age);
+        self.entries.put(slot, Entry { key, since, soft_age, refused: None });
+    }
+
+    /// Drops keys that are too old to serve and that nobody asks for.
+    pub(super) fn drop_idle(&mut self, now: Duration) {
         while let Some((_, idle)) = self.entries.peek_lru() {
-            if since.saturating_sub(idle.since) < self.config.hard_age_read {
+            if now.saturating_sub(idle.since) < self.config.hard_age_read {
                 break;
             }
             self.entries.pop_lru();
         }
-        let soft_age = jittered(self.config.soft_age);
-        self.entries.put(slot, Entry { key, since, soft_age, refused: None });
     }
 
     /// Draws the consequences of a failure.

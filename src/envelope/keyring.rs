@@ -164,6 +164,13 @@ impl Keyring {
         }
     }
 
+    /// Overwrites keys that are too old to serve. To be called now and then,
+    /// so that a key nobody asks for does not stay in memory.
+    pub fn drop_idle(&self) {
+        let now = self.0.clock.monotonic();
+        self.0.lock().cache.drop_idle(now);
+    }
+
     /// The key `id` to open with. `active` as for [`Self::for_seal`]; it saves
     /// reading the store if it is the key asked for.
     ///
@@ -310,6 +317,16 @@ impl Inner {
     /// Puts a new data key into an empty workspace, and reads back which one
     /// is there.
     async fn store_first(&self, workspace: &WorkspaceId) -> Result<WrappedDataKey, KeyError> {
+        // The commit checks again; this look only saves the KMS a call.
+        if self.store.scan(workspace, "", None, 1).await?.is_empty() {
+            self.generate_first(workspace).await?;
+        }
+        let records = self.store.read(workspace, &[Key::active_data_key()]).await?;
+        let active = records.into_iter().flatten().next().ok_or(KeyError::Missing)?;
+        Ok(codec::decode_data_key(&active.bytes)?)
+    }
+
+    async fn generate_first(&self, workspace: &WorkspaceId) -> Result<(), KeyError> {
         let context = self.context(workspace, DataKeyId::random());
         let minted = self.kms.generate_data_key(&context, self.clock.now()).await?;
         if minted.id != context.data_key {
@@ -329,14 +346,11 @@ impl Inner {
         };
         match self.store.commit(workspace, batch).await? {
             // Not empty: another replica was faster, or the key is missing.
-            Commit::Done | Commit::NotEmpty | Commit::Conflict(_) => {}
+            Commit::Done | Commit::NotEmpty | Commit::Conflict(_) => Ok(()),
             Commit::Replayed(_) | Commit::Full => {
-                return Err(KeyError::Corrupt("the store answered what was not asked"));
+                Err(KeyError::Corrupt("the store answered what was not asked"))
             }
         }
-        let records = self.store.read(workspace, &[Key::active_data_key()]).await?;
-        let active = records.into_iter().flatten().next().ok_or(KeyError::Missing)?;
-        Ok(codec::decode_data_key(&active.bytes)?)
     }
 
     fn context(&self, workspace: &WorkspaceId, data_key: DataKeyId) -> EncryptionContext {

@@ -27,11 +27,18 @@ pub struct ServerConfig {
     /// Longest call. All parts of a call have shorter bounds of their own;
     /// this one only backs them up.
     pub call_timeout: Duration,
+    /// Then a connection is asked to end, and the client opens another.
+    pub max_connection_age: Duration,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { max_calls: 2_000, max_streams: 200, call_timeout: Duration::from_secs(10) }
+        Self {
+            max_calls: 2_000,
+            max_streams: 200,
+            call_timeout: Duration::from_secs(10),
+            max_connection_age: Duration::from_secs(60 * 60),
+        }
     }
 }
 
@@ -110,6 +117,9 @@ where
         .http2_max_header_list_size(16 * 1024)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        // Certificates and the CA are looked at only when a connection opens.
+        .max_connection_age(config.max_connection_age)
+        .max_connection_age_grace(config.call_timeout)
         .timeout(config.call_timeout)
         .trace_fn(span)
         .layer(Limits::new(config.max_calls))

@@ -96,8 +96,8 @@ impl Secrets {
         for _ in 0..ATTEMPTS {
             let (snapshot, remembered) =
                 tokio::try_join!(self.snapshot(change), self.remembered(change))?;
-            if let Some(remembered) = remembered {
-                return self.replay(caller, change, snapshot.active, remembered).await;
+            if let Some((id, outcome)) = change.request_id().zip(remembered) {
+                return self.replay(caller, change, snapshot.active, id, outcome).await;
             }
             match change.attempt(self, caller, snapshot).await {
                 Err(Error::ConcurrentUpdate) => {}
@@ -126,10 +126,9 @@ impl Secrets {
         })
     }
 
-    async fn remembered(&self, change: &impl Change) -> Result<Option<RequestOutcome>, Error> {
+    async fn remembered(&self, change: &impl Change) -> Result<Option<Vec<u8>>, Error> {
         let Some(id) = change.request_id() else { return Ok(None) };
-        let bytes = self.store.request(change.workspace(), id).await?;
-        Ok(bytes.map(|bytes| codec::decode_request(&bytes)).transpose()?)
+        Ok(self.store.request(change.workspace(), id).await?)
     }
 
     fn change_event<C: Change>(

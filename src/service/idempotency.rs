@@ -8,9 +8,12 @@ use super::{
     change::{Change, Changed},
 };
 use crate::{
-    domain::{Owner, Timestamp},
+    domain::{Owner, RequestId, Timestamp},
     envelope::{self, DataKey},
-    store::codec::{Fingerprint, RequestOutcome},
+    store::{
+        Batch,
+        codec::{self, Fingerprint},
+    },
 };
 
 /// What makes two requests the same, as unambiguous bytes.
@@ -61,14 +64,18 @@ impl<'a> Parts<'a> {
 }
 
 impl Secrets {
-    /// Answers a request whose id is known.
+    /// Answers a request whose id is known, once its outcome is as durable as
+    /// a new one would be: the first answer may have been that too few replicas
+    /// have it.
     pub(super) async fn replay(
         &self,
         caller: &Caller,
         change: &impl Change,
         active: Option<ActiveKey>,
-        remembered: RequestOutcome,
+        id: &RequestId,
+        outcome: Vec<u8>,
     ) -> Result<Changed, Error> {
+        let remembered = codec::decode_request(&outcome)?;
         let key = match remembered.fingerprint.data_key {
             Some(id) => {
                 let active = active.as_ref().map(|active| &active.wrapped);
@@ -80,6 +87,8 @@ impl Secrets {
         if fingerprint != remembered.fingerprint {
             return Err(Error::RequestIdReused);
         }
+        let again = Batch { request: Some((id.clone(), outcome)), ..Batch::default() };
+        self.store.commit(change.workspace(), again).await?;
         Ok(match remembered.secret {
             Some((secret, revision)) => Changed::Stored(secret, revision),
             None => Changed::Deleted,

@@ -149,7 +149,7 @@ impl RedisServer {
     }
 
     /// Digest of all that it holds.
-    pub fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         let digest = self.cli(&["DEBUG", "DIGEST"]);
         assert_eq!(digest.len(), 40, "{digest}");
         digest
