@@ -1,27 +1,17 @@
 """Runs what deploy/ brings for trying out: the certificates and Redis."""
 
 import datetime
-import os
-import secrets
-import socket
-import subprocess
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
-import yaml
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
+from compose import SERVICES, Redis, replaced
 from project import DEPLOY, run
 
 ROLES = ("executor", "platform", "integration", "operator")
-
-
-def replaced(text, old, new):
-    assert text.count(old) == 1, old
-    return text.replace(old, new)
 
 
 def names(certificate, kind):
@@ -88,58 +78,12 @@ class DevCerts(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
 
 
-class Redis(unittest.TestCase):
-    """The Redis of compose.yaml, as its container would start it."""
-
+class ComposeRedis(unittest.TestCase):
     def setUp(self):
         directory = tempfile.TemporaryDirectory(prefix="wfs-redis-")
         self.addCleanup(directory.cleanup)
-        place = Path(directory.name)
-        self.password = secrets.token_hex(16)
-        (place / "password").write_text(self.password + "\n")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = str(free.getsockname()[1])
-        config = (DEPLOY / "compose/redis.conf").read_text()
-        config = replaced(config, "bind * -::*", "bind 127.0.0.1")
-        config = replaced(config, "port 6379", f"port {self.port}")
-        config = replaced(config, "dir /data", f"dir {place}")
-        (place / "redis.conf").write_text(f"{config}user tester on nopass ~* +@all\n")
-
-        # What the container runs, with this machine's paths.
-        self.service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]
-        (script,) = self.service["command"]
-        self.here = {
-            "$$": "$",
-            "/redis/password": str(place / "password"),
-            "/etc/redis/redis.conf": str(place / "redis.conf"),
-            "/etc/redis/rights.acl": str(DEPLOY / "redis-rights.acl"),
-            "/tmp/redis.conf": str(place / "whole.conf"),
-        }
-        server = subprocess.Popen(
-            [*self.service["entrypoint"], self.local(script)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )
-        self.addCleanup(server.wait, 10)
-        self.addCleanup(server.kill)
-        deadline = time.monotonic() + 10
-        while self.command("PING") != "PONG":
-            self.assertIsNone(server.poll(), "redis-server refused its configuration")
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
-
-    def local(self, script):
-        for container, here in self.here.items():
-            script = script.replace(container, here)
-        return script
-
-    def command(self, *words, user="workflow-secrets"):
-        login = ["--user", user] if user else []
-        done = run(
-            "redis-cli", "-h", "127.0.0.1", "-p", self.port, *login, *words,
-            env=os.environ | ({"REDISCLI_AUTH": self.password} if user else {}),
-        )
-        return done.stdout.strip()
+        self.redis = Redis(self, directory.name)
+        self.command = self.redis.command
 
     def test_it_keeps_every_write_and_evicts_nothing(self):
         for name, value in {
@@ -163,11 +107,12 @@ class Redis(unittest.TestCase):
             self.assertIn("NOPERM", self.command(*command), command)
 
     def test_the_health_check_of_compose_tells(self):
-        shell, check = self.service["healthcheck"]["test"]
+        shell, check = SERVICES["redis"]["healthcheck"]["test"]
         self.assertEqual(shell, "CMD-SHELL")
-        check = replaced(self.local(check), "redis-cli ", f"redis-cli -p {self.port} ")
+        port = f"redis-cli -p {self.redis.port} "
+        check = replaced(self.redis.local(check), "redis-cli ", port)
         self.assertEqual(run("sh", "-c", check).returncode, 0)
-        Path(self.here["/redis/password"]).write_text("wrong")
+        self.redis.password_file.write_text("wrong")
         self.assertNotEqual(run("sh", "-c", check).returncode, 0)
 
     def test_nobody_else_gets_in(self):
