@@ -281,13 +281,12 @@ async fn commits_with_replicas_recover_too() {
     let mut config = config(&server);
     config.min_replicas = 1;
     let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
-    let replica = RedisServer::start(Options::default().replica_of(&server)).await;
-    server.replica_online().await;
+    let _replica = RedisServer::start(Options::default().replica_of(&server)).await;
+    server.replicated().await;
     set(&store, "w", meta("A"), rec(1, b"x")).await;
     server.kill9();
     unavailable(&store).await;
     server.restart().await;
-    server.replica_online().await;
+    server.replicated().await;
     back(&store).await;
-    drop(replica);
 }
