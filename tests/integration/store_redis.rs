@@ -8,8 +8,11 @@ use workflow_secrets::store::{
 };
 
 use crate::{
-    store_suite::{at, batch, delete, get, meta, put, rec, request, run, set, suite, word, ws},
-    support::redis_server::{Options, RedisServer},
+    store_suite::suite,
+    support::{
+        redis_server::{Options, RedisServer},
+        store::{at, batch, delete, get, meta, put, rec, request, run, set, word, ws},
+    },
 };
 
 pub fn config(server: &RedisServer) -> RedisConfig {

@@ -20,8 +20,10 @@ use workflow_secrets::store::{
 
 use crate::{
     store_redis::{config, connect},
-    store_suite::{batch, get, meta, put, rec, set, ws},
-    support::redis_server::{Options, RedisServer},
+    support::{
+        redis_server::{Options, RedisServer},
+        store::{batch, get, meta, put, rec, set, ws},
+    },
 };
 
 /// Time in which service must be back after Redis is.
