@@ -3,7 +3,7 @@
 
 mod dev;
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tokio::{net::TcpListener, time::Instant};
@@ -64,6 +64,9 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    for warning in config.warnings {
+        tracing::warn!("{warning}");
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let store: Arc<dyn Store> = match config.store {
         StoreConfig::Redis(redis) => Arc::new(
@@ -74,9 +77,6 @@ pub async fn serve(
                 .map_err(|error| RunError::start("store", error))?,
         ),
     };
-    if let Some(endpoint) = config.kms.endpoint.as_deref().filter(|url| crosses_in_clear(url)) {
-        tracing::warn!(endpoint, "DATA KEYS CROSS THE NETWORK IN THE CLEAR: use https://");
-    }
     let kms = AwsKms::connect(config.kms).await.map_err(|error| RunError::start("KMS", error))?;
     let keyring = Keyring::new(
         Arc::new(kms),
@@ -112,15 +112,6 @@ pub async fn serve(
     let incoming = tls::incoming(listener, tls, AcceptLimits::default(), stop.clone());
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
     run(Arc::new(secrets), incoming, ending).await
-}
-
-/// Whether a URL is plain HTTP to another machine.
-fn crosses_in_clear(url: &str) -> bool {
-    let uri = url.parse::<http::Uri>().unwrap_or_default();
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    uri.scheme_str() == Some("http") && !loopback
 }
 
 /// Serves until shutdown, then ends in order: health says NOT_SERVING, calls
@@ -187,21 +178,5 @@ async fn upkeep(secrets: Arc<Secrets>, health: Health) {
         ready = Some(now.is_ok());
         health.ready(now.is_ok()).await;
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_http_is_fine_on_this_machine_only() {
-        for url in ["http://kms:8080", "http://10.0.0.1", "http://[2001:db8::1]:80/x"] {
-            assert!(crosses_in_clear(url), "{url}");
-        }
-        let fine = ["https://kms:8080", "http://127.0.0.1:1", "http://localhost", "http://[::1]:2"];
-        for url in fine {
-            assert!(!crosses_in_clear(url), "{url}");
-        }
     }
 }

@@ -5,7 +5,7 @@
 mod args;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -63,6 +63,8 @@ pub struct ServeConfig {
     pub drain_delay: Duration,
     /// Logs and traces; taken by who sets them up.
     pub telemetry: Option<TelemetryConfig>,
+    /// What is allowed and yet unwise, for the log.
+    pub warnings: Vec<&'static str>,
 }
 
 /// Settings of `dev`, all valid.
@@ -173,6 +175,7 @@ impl ServeConfig {
             let fits = (delay < grace).then_some(());
             f.note("--drain-delay", fits.ok_or("must be shorter than --shutdown-grace"));
         }
+        let warnings = warnings(&args);
         let telemetry = f.telemetry(&args.log, &args.log_format, args.otlp_endpoint);
         let config = || {
             Some(Self {
@@ -188,6 +191,7 @@ impl ServeConfig {
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),
+                warnings,
             })
         };
         let config = config();
@@ -215,6 +219,28 @@ impl DevConfig {
         });
         faults.finish(config)
     }
+}
+
+/// What crosses the network in the clear.
+fn warnings(args: &ServeArgs) -> Vec<&'static str> {
+    let clear = |url: &Option<String>, scheme| {
+        url.as_ref().is_some_and(|url| crosses_in_clear(url, scheme))
+    };
+    let kms = clear(&args.kms_endpoint, "http")
+        .then_some("DATA KEYS CROSS THE NETWORK IN THE CLEAR: use https:// for the KMS");
+    let redis = clear(&args.store, "redis").then_some(
+        "names, descriptions and the Redis password cross the network in the clear: use rediss://",
+    );
+    kms.into_iter().chain(redis).collect()
+}
+
+/// Whether a URL has the scheme without TLS and leads to another machine.
+fn crosses_in_clear(url: &str, scheme: &str) -> bool {
+    let uri = url.parse::<http::Uri>().unwrap_or_default();
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    uri.scheme_str() == Some(scheme) && !loopback
 }
 
 fn tls_files(f: &mut Faults, args: &ServeArgs) -> Option<TlsFiles> {
@@ -298,4 +324,22 @@ fn kms(f: &mut Faults, args: &ServeArgs) -> Option<AwsKmsConfig> {
     config.endpoint = args.kms_endpoint.clone();
     config.region = args.kms_region.clone();
     Some(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_is_fine_on_this_machine_only() {
+        for url in ["http://kms:8080", "http://10.0.0.1", "http://[2001:db8::1]:80/x"] {
+            assert!(crosses_in_clear(url, "http"), "{url}");
+        }
+        assert!(crosses_in_clear("redis://redis:6379/0", "redis"));
+        let fine = ["https://kms:8080", "http://127.0.0.1:1", "http://localhost", "http://[::1]:2"];
+        for url in fine {
+            assert!(!crosses_in_clear(url, "http"), "{url}");
+        }
+        assert!(!crosses_in_clear("rediss://redis:6379/0", "redis"));
+    }
 }

@@ -21,7 +21,10 @@ use workflow_secrets::{
     },
 };
 
-use crate::store_suite::{batch, get, meta, put, rec, request, run, set, suite, ws};
+use crate::{
+    store_suite::suite,
+    support::store::{batch, get, meta, put, rec, request, run, set, ws},
+};
 
 async fn fresh() -> (Arc<dyn Store>, TempDir) {
     let directory = tempfile::tempdir().unwrap();

@@ -8,8 +8,11 @@ use workflow_secrets::store::{
 };
 
 use crate::{
-    store_suite::{at, batch, delete, get, meta, put, rec, request, run, set, suite, word, ws},
-    support::redis_server::{Options, RedisServer},
+    store_suite::suite,
+    support::{
+        redis_server::{Options, RedisServer},
+        store::{at, batch, delete, get, meta, put, rec, request, run, set, word, ws},
+    },
 };
 
 pub(crate) fn config(server: &RedisServer) -> RedisConfig {
@@ -217,7 +220,7 @@ async fn replicas_confirm_or_the_commit_says_so() {
     assert!(store.commit(&ws("w"), stale).await == Ok(Commit::Conflict(meta("A"))));
 
     let replica = RedisServer::start(Options::default().replica_of(&server)).await;
-    server.replica_online().await;
+    server.replicated().await;
     assert_eq!(run(&store, "w", create).await, "replayed o");
     for number in 0..50 {
         let key = Key::metadata(

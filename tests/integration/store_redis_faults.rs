@@ -20,8 +20,10 @@ use workflow_secrets::store::{
 
 use crate::{
     store_redis::{config, connect},
-    store_suite::{batch, get, meta, put, rec, set, ws},
-    support::redis_server::{Options, RedisServer},
+    support::{
+        redis_server::{Options, RedisServer},
+        store::{batch, get, meta, put, rec, set, ws},
+    },
 };
 
 /// Time in which service must be back after Redis is.
@@ -281,13 +283,12 @@ async fn commits_with_replicas_recover_too() {
     let mut config = config(&server);
     config.min_replicas = 1;
     let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
-    let replica = RedisServer::start(Options::default().replica_of(&server)).await;
-    server.replica_online().await;
+    let _replica = RedisServer::start(Options::default().replica_of(&server)).await;
+    server.replicated().await;
     set(&store, "w", meta("A"), rec(1, b"x")).await;
     server.kill9();
     unavailable(&store).await;
     server.restart().await;
-    server.replica_online().await;
+    server.replicated().await;
     back(&store).await;
-    drop(replica);
 }

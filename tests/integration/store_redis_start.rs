@@ -11,8 +11,10 @@ use workflow_secrets::store::{
 
 use crate::{
     store_redis::config,
-    store_suite::{get, meta, rec, set},
-    support::redis_server::{Options, RedisServer, TlsFiles},
+    support::{
+        redis_server::{Options, RedisServer, TlsFiles},
+        store::{get, meta, rec, set, ws},
+    },
 };
 
 async fn refusal(config: RedisConfig) -> StartError {
@@ -150,7 +152,7 @@ async fn tls_with_an_acl_user_works() {
     let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
     set(&store, "w", meta("A"), rec(1, &[7; 70_000])).await;
     assert!(get(&store, "w", &meta("A")).await == Some(rec(1, &[7; 70_000])));
-    assert_eq!(store.scan(&crate::store_suite::ws("w"), "", None, 9).await.unwrap().len(), 1);
+    assert_eq!(store.scan(&ws("w"), "", None, 9).await.unwrap().len(), 1);
     assert_eq!(store.workspaces(None).await.unwrap().0.len(), 1);
     assert_eq!(store.health().await, Ok(()));
 

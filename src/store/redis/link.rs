@@ -3,7 +3,13 @@
 //! `redis::aio::ConnectionManager` would not: it keeps a connection on which
 //! answers no longer arrive, and one to a master that has become a replica.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -34,6 +40,8 @@ pub(super) struct Link {
 struct Live {
     commands: MultiplexedConnection,
     driver: AbortHandle,
+    /// Set before the supervisor can know, so that nobody takes it again.
+    given_up: Arc<AtomicBool>,
 }
 
 /// Why there are no replies.
@@ -82,19 +90,19 @@ impl Link {
             // A call that had to wait for the connection gave it too little
             // time to blame it.
             if start.elapsed() >= self.response_timeout / 2 {
-                live.driver.abort();
+                live.give_up();
             }
             return Err(Failure::Store(StoreError::Unavailable("Redis does not answer")));
         };
         let Ok(replies) = replies else {
-            live.driver.abort();
+            live.give_up();
             return Err(Failure::Lost("connection to Redis lost"));
         };
         match replies.first() {
             Some(Value::ServerError(error)) => {
                 let failure = classify(error.code());
                 if matches!(failure, Failure::Lost(_)) {
-                    live.driver.abort();
+                    live.give_up();
                 }
                 Err(failure)
             }
@@ -105,8 +113,10 @@ impl Link {
     async fn connection(&self, deadline: Instant) -> Result<Live, Failure> {
         let none = Failure::Store(StoreError::Unavailable("no connection to Redis"));
         let mut live = self.live.clone();
-        let ready = live.wait_for(|live| live.as_ref().is_some_and(|l| !l.driver.is_finished()));
-        match timeout_at(deadline, ready).await {
+        let usable = |live: &Option<Live>| {
+            live.as_ref().is_some_and(|live| !live.given_up.load(Ordering::Acquire))
+        };
+        match timeout_at(deadline, live.wait_for(usable)).await {
             Ok(Ok(live)) => live.clone().ok_or(none),
             _ => Err(none),
         }
@@ -121,7 +131,16 @@ impl Drop for Link {
 
 impl Live {
     fn of(opened: &Opened) -> Self {
-        Self { commands: opened.commands.clone(), driver: opened.driver.abort_handle() }
+        Self {
+            commands: opened.commands.clone(),
+            driver: opened.driver.abort_handle(),
+            given_up: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        self.driver.abort();
     }
 }
 

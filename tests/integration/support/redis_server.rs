@@ -2,6 +2,7 @@
 //! data in a directory of its own. Ended, by its pid, when dropped.
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -52,7 +53,6 @@ impl Options {
     /// A replica of another server.
     pub(crate) fn replica_of(self, primary: &RedisServer) -> Self {
         self.set("replicaof", &["127.0.0.1", &primary.port.to_string()])
-            .set("repl-diskless-sync-delay", &["0"])
     }
 
     /// TLS instead of plain TCP.
@@ -155,9 +155,12 @@ impl RedisServer {
         digest
     }
 
-    /// Waits until a replica of it has caught up.
-    pub(crate) async fn replica_online(&self) {
-        until(|| self.cli(&["INFO", "replication"]).contains("state=online")).await;
+    /// Waits until a replica of it confirms a write. (INFO calls replicas
+    /// online long before they do.)
+    pub(crate) async fn replicated(&self) {
+        // One connection, as WAIT covers the writes of its own.
+        let probe = b"SET replicated 1\nWAIT 1 100\nDEL replicated\n";
+        until(|| feed(&self.options, self.port, &[], probe).starts_with("OK\n1\n")).await;
     }
 }
 
@@ -170,7 +173,7 @@ impl Drop for RedisServer {
 }
 
 /// Waits for something to become true, at most ten seconds.
-pub(crate) async fn until(condition: impl Fn() -> bool) {
+async fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(10), "did not come about");
@@ -183,7 +186,7 @@ async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child>
     let port_text = port.to_string();
     let mut command = Command::new("redis-server");
     command.args(["--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"]);
-    command.arg("--dir").arg(directory);
+    command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(directory);
     match &options.tls {
         None => command.args(["--port", &port_text]),
         Some(files) => command
@@ -217,11 +220,20 @@ async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child>
 }
 
 fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
+    feed(options, port, arguments, b"")
+}
+
+/// Runs redis-cli with arguments or, if there are none, with lines of input.
+fn feed(options: &Options, port: u16, arguments: &[&str], input: &[u8]) -> String {
     let mut command = Command::new("redis-cli");
     command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
     if let Some(files) = &options.tls {
         command.arg("--tls").arg("--cacert").arg(&files.ca);
     }
-    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // It may have ended without reading.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned()
 }
