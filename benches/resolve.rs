@@ -1,0 +1,219 @@
+//! A hot Resolve beside a bare tonic echo: same build, same messages, same
+//! mutual TLS, same runtime. What counts is the ratio.
+//!
+//! `cargo bench` starts a redis-server of its own and a KMS endpoint.
+#![allow(clippy::unwrap_used, reason = "a bench fails loudly")]
+
+#[allow(dead_code, unreachable_pub, clippy::panic, clippy::indexing_slicing, reason = "shared")]
+#[allow(clippy::expect_used, clippy::unwrap_used, reason = "shared")]
+#[path = "../tests/integration/support/mod.rs"]
+mod support;
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::join_all;
+use tokio::{net::TcpListener, runtime::Runtime};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, transport::Channel};
+use workflow_secrets::{
+    domain::{Clock, Environment, SystemClock},
+    envelope::{Keyring, KeyringConfig},
+    grpc::{
+        self, Health, ServerConfig,
+        proto::{
+            self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
+            ListSecretsResponse, ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret,
+            Secret, UpdateSecretRequest,
+            secrets_service_client::SecretsServiceClient,
+            secrets_service_server::{SecretsService, SecretsServiceServer},
+        },
+        tls::{self, AcceptLimits},
+    },
+    service::{
+        Limits, Secrets,
+        access::Policy,
+        audit::{AuditConfig, AuditLog, AuditSink},
+    },
+    store::{
+        Store,
+        redis::{RedisConfig, RedisStore, RedisUrl},
+    },
+};
+
+use self::support::{
+    kms_endpoint::KmsEndpoint,
+    pki::{self, Ca},
+    platform,
+    redis_server::{Options, RedisServer},
+};
+
+const VALUE: &str = "sk_live_51H8wJqKZvFm0pXbN2cT7";
+
+/// Answers at once with what Resolve would.
+struct Echo;
+
+#[tonic::async_trait]
+impl SecretsService for Echo {
+    async fn resolve_secrets(
+        &self,
+        request: Request<ResolveSecretsRequest>,
+    ) -> Result<Response<ResolveSecretsResponse>, Status> {
+        let credentials = request.into_inner().credentials.into_iter();
+        let secret = |credential: proto::Credential| {
+            let value = ResolvedSecret {
+                name: credential.secret.clone(),
+                value: VALUE.to_owned(),
+                version: 1,
+                expire_time: None,
+            };
+            (credential.secret, value)
+        };
+        Ok(Response::new(ResolveSecretsResponse { secrets: credentials.map(secret).collect() }))
+    }
+
+    async fn create_secret(
+        &self,
+        _: Request<CreateSecretRequest>,
+    ) -> Result<Response<Secret>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_secret(&self, _: Request<GetSecretRequest>) -> Result<Response<Secret>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn update_secret(
+        &self,
+        _: Request<UpdateSecretRequest>,
+    ) -> Result<Response<Secret>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn delete_secret(
+        &self,
+        _: Request<DeleteSecretRequest>,
+    ) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_secrets(
+        &self,
+        _: Request<ListSecretsRequest>,
+    ) -> Result<Response<ListSecretsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// Both servers, and a client of each.
+struct Bench {
+    echo: SecretsServiceClient<Channel>,
+    service: SecretsServiceClient<Channel>,
+    _redis: RedisServer,
+    _kms: KmsEndpoint,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let redis = RedisServer::start(Options::default()).await;
+        let kms = KmsEndpoint::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::new();
+        let files = pki::write_server_files(dir.path(), &ca.server(), &ca);
+        let caller = platform::spiffe_id("developer");
+        let client = pki::client_config(&ca, Some(&ca.client(&[&caller])));
+
+        let listen = async || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let tls = Arc::new(ArcSwap::new(tls::load(&files).unwrap()));
+            let limits = AcceptLimits::default();
+            (address, tls::incoming(listener, tls, limits, CancellationToken::new()))
+        };
+
+        let (echo, incoming) = listen().await;
+        let server = tonic::transport::Server::builder()
+            .add_service(SecretsServiceServer::new(Echo))
+            .serve_with_incoming(incoming);
+        tokio::spawn(server);
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let config = RedisConfig::new(RedisUrl::parse(&redis.url()).unwrap());
+        let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
+        let environment = Environment::parse("bench").unwrap();
+        let key = kms.create_key();
+        let caller = workflow_secrets::domain::CallerId::parse(&caller).unwrap();
+        let audit = AuditSink::File(dir.path().join("audit.jsonl"));
+        let secrets = Arc::new(Secrets {
+            keyring: Keyring::new(
+                Arc::new(kms.kms(&key)),
+                Arc::clone(&store),
+                Arc::clone(&clock),
+                environment.clone(),
+                KeyringConfig::default(),
+            ),
+            store,
+            clock,
+            audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
+            policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
+            environment,
+            limits: Limits { max_secrets_per_workspace: 1_000 },
+            changes: TaskTracker::new(),
+        });
+        let (service, incoming) = listen().await;
+        tokio::spawn(async move {
+            let health = Health::default();
+            let never = std::future::pending();
+            let config = ServerConfig::default();
+            let span = |_: &http::Request<()>| tracing::Span::none();
+            grpc::serve(secrets, &health, config, incoming, never, span).await.unwrap();
+        });
+
+        let connect = async |address| {
+            SecretsServiceClient::new(pki::channel(address, client.clone()).await.unwrap())
+        };
+        let mut bench = Self {
+            echo: connect(echo).await,
+            service: connect(service).await,
+            _redis: redis,
+            _kms: kms,
+            _dir: dir,
+        };
+        for number in 0..100 {
+            let request = platform::create("ws", &format!("KEY_{number}"), VALUE);
+            bench.service.create_secret(request).await.unwrap();
+        }
+        bench
+    }
+}
+
+/// Resolves of `names` secrets each, `calls` of them at once.
+async fn calls(client: &SecretsServiceClient<Channel>, names: usize, calls: usize) {
+    let names: Vec<_> = (0..names).map(|number| format!("KEY_{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let call = |_| {
+        let (mut client, request) = (client.clone(), platform::resolve("ws", &names));
+        async move { client.resolve_secrets(request).await.unwrap() }
+    };
+    join_all((0..calls).map(call)).await;
+}
+
+fn resolve(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let bench = runtime.block_on(Bench::start());
+    for (at_once, names) in [(1, 1), (1, 10), (1, 100), (64, 1), (64, 10)] {
+        let mut group = criterion.benchmark_group(format!("{names} secrets, {at_once} at once"));
+        group.throughput(Throughput::Elements(at_once as u64));
+        for (id, client) in [("echo", &bench.echo), ("resolve", &bench.service)] {
+            group.bench_function(BenchmarkId::from_parameter(id), |bencher| {
+                bencher.to_async(&runtime).iter(|| calls(client, names, at_once));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, resolve);
+criterion_main!(benches);
