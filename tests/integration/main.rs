@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod floors;
 mod golden;
 mod identity;
 mod keyring;
@@ -21,4 +22,5 @@ mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
+mod unprintable;
 mod watch;
