@@ -22,5 +22,6 @@ mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
+mod tampering;
 mod unprintable;
 mod watch;
