@@ -11,6 +11,7 @@ mod audit;
 mod floors;
 mod golden;
 mod identity;
+mod independent_decoder;
 mod keyring;
 mod kms;
 mod kms_faults;
