@@ -2,8 +2,6 @@
 
 use std::{env, fs, path::PathBuf};
 
-use prost::Message as _;
-
 /// Messages that carry a secret value get no derived `Debug`; prost knows
 /// nothing of `debug_redact`.
 const CARRY_VALUES: [&str; 4] = [
@@ -15,13 +13,17 @@ const CARRY_VALUES: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let api = protox::compile(["workflowsecrets/v1/secrets.proto"], ["proto"])?;
+    let mut api = protox::Compiler::new(["proto"])?;
+    api.include_imports(true).include_source_info(true);
+    api.open_file("workflowsecrets/v1/secrets.proto")?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("api_descriptor.bin"), api.encode_to_vec())?;
+    // Encoded by protox: prost-types would drop `debug_redact`, which clients
+    // that learn the API by reflection go by.
+    fs::write(out.join("api_descriptor.bin"), api.encode_file_descriptor_set())?;
     tonic_prost_build::configure()
         .skip_debug(CARRY_VALUES)
         .btree_map(".workflowsecrets.v1")
-        .compile_fds(api)?;
+        .compile_fds(api.file_descriptor_set())?;
 
     let storage = protox::compile(["workflowsecrets/storage/v1/storage.proto"], ["proto"])?;
     tonic_prost_build::configure().build_client(false).build_server(false).compile_fds(storage)?;

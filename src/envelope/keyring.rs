@@ -317,36 +317,34 @@ impl Inner {
     /// Puts a new data key into an empty workspace, and reads back which one
     /// is there.
     async fn store_first(&self, workspace: &WorkspaceId) -> Result<WrappedDataKey, KeyError> {
-        // The commit checks again; this look only saves the KMS a call.
-        if self.store.scan(workspace, "", None, 1).await?.is_empty() {
-            self.generate_first(workspace).await?;
+        // Tried without a key first: where there can be none, none is made.
+        if self.claim(workspace, Write::Nothing).await? {
+            let context = self.context(workspace, DataKeyId::random());
+            let minted = self.kms.generate_data_key(&context, self.clock.now()).await?;
+            if minted.id != context.data_key {
+                return Err(KeyError::Corrupt("the KMS made another data key than asked for"));
+            }
+            let bytes = codec::encode_data_key(&minted);
+            let record = Record { revision: Revision::initial(), bytes };
+            self.claim(workspace, Write::Put(record)).await?;
         }
         let records = self.store.read(workspace, &[Key::active_data_key()]).await?;
         let active = records.into_iter().flatten().next().ok_or(KeyError::Missing)?;
         Ok(codec::decode_data_key(&active.bytes)?)
     }
 
-    async fn generate_first(&self, workspace: &WorkspaceId) -> Result<(), KeyError> {
-        let context = self.context(workspace, DataKeyId::random());
-        let minted = self.kms.generate_data_key(&context, self.clock.now()).await?;
-        if minted.id != context.data_key {
-            return Err(KeyError::Corrupt("the KMS made another data key than asked for"));
-        }
+    /// Writes the active data key of an empty workspace. False: it is not empty;
+    /// another replica was faster, or its key is missing.
+    async fn claim(&self, workspace: &WorkspaceId, write: Write) -> Result<bool, KeyError> {
+        let key = Key::active_data_key();
         let batch = Batch {
-            operations: vec![Operation {
-                key: Key::active_data_key(),
-                expect: Some(Expect::Absent),
-                write: Write::Put(Record {
-                    revision: Revision::initial(),
-                    bytes: codec::encode_data_key(&minted),
-                }),
-            }],
+            operations: vec![Operation { key, expect: Some(Expect::Absent), write }],
             expect_empty: true,
             ..Batch::default()
         };
         match self.store.commit(workspace, batch).await? {
-            // Not empty: another replica was faster, or the key is missing.
-            Commit::Done | Commit::NotEmpty | Commit::Conflict(_) => Ok(()),
+            Commit::Done => Ok(true),
+            Commit::NotEmpty | Commit::Conflict(_) => Ok(false),
             Commit::Replayed(_) | Commit::Full => {
                 Err(KeyError::Corrupt("the store answered what was not asked"))
             }

@@ -73,17 +73,21 @@ fn sealed(mut case: Value) -> Value {
 }
 
 /// Runs the Python decoder; its exit status and a result per case.
-fn decode(cases: &[Value]) -> (Option<i32>, Vec<Value>) {
+pub(crate) fn decode(cases: &[Value]) -> (Option<i32>, Vec<Value>) {
+    python(&[DECODER], &serde_json::to_vec(cases).expect("JSON"))
+}
+
+/// Runs Python; its exit status and the JSON it prints, line by line.
+pub(crate) fn python(arguments: &[&str], input: &[u8]) -> (Option<i32>, Vec<Value>) {
     let python = env::var_os("WFS_TOOLS_PYTHON").unwrap_or_else(|| "python3".into());
-    let mut decoder = Command::new(python)
-        .arg(DECODER)
+    let mut python = Command::new(python)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("WFS_TOOLS_PYTHON or python3 starts");
-    let input = serde_json::to_vec(cases).expect("JSON");
-    decoder.stdin.take().expect("pipe").write_all(&input).expect("decoder reads");
-    let output = decoder.wait_with_output().expect("decoder ends");
+    python.stdin.take().expect("pipe").write_all(input).expect("it reads");
+    let output = python.wait_with_output().expect("it ends");
     let lines = String::from_utf8(output.stdout).expect("UTF-8");
     let results = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     (output.status.code(), results)

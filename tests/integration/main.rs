@@ -8,8 +8,10 @@
 )]
 
 mod audit;
+mod floors;
 mod golden;
 mod identity;
+mod independent_decoder;
 mod keyring;
 mod kms;
 mod kms_faults;
@@ -21,5 +23,7 @@ mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
+mod tampering;
 mod tour;
+mod unprintable;
 mod watch;

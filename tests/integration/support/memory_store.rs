@@ -51,7 +51,7 @@ impl MemoryStore {
         *self.read_fault.lock().unwrap() = fault;
     }
 
-    /// Fails the next commit; `done` tells whether it is carried out all the
+    /// Fails the next commit that writes; `done` tells whether it is carried out all the
     /// same.
     pub(crate) fn fail_commit(&self, error: StoreError, done: bool) {
         *self.commit_fault.lock().unwrap() = Some((error, done));
@@ -115,7 +115,8 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        let fault = self.commit_fault.lock().unwrap().take();
+        let writes = batch.operations.iter().any(|operation| operation.write != Write::Nothing);
+        let fault = self.commit_fault.lock().unwrap().take_if(|_| writes);
         match fault {
             None => Ok(self.carry_out(workspace, batch)),
             Some((error, done)) => {

@@ -6,5 +6,6 @@ pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
 pub(crate) mod pki;
 pub(crate) mod platform;
+pub(crate) mod raw_redis;
 pub(crate) mod redis_server;
 pub(crate) mod store;

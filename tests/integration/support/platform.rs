@@ -115,7 +115,8 @@ impl Platform {
         self.replica_with(&[]).await
     }
 
-    /// The same with further flags.
+    /// The same with further flags; they go before those that every replica
+    /// gets.
     pub(crate) async fn replica_with(&self, flags: &[&str]) -> Replica {
         let replica = self.launch(flags);
         replica.ready(self).await;
@@ -125,11 +126,13 @@ impl Platform {
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
         let address = free_address();
+        let defaults = self.flags(address);
+        let defaults = defaults.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
         let dir = tempfile::tempdir().unwrap();
         let create = |name: &str| File::create(dir.path().join(name)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_workflow-secrets"))
             .arg("serve")
-            .args(self.flags(address))
+            .args(defaults.flatten())
             .args(flags)
             .envs([("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", "test")])
             .env("AWS_EC2_METADATA_DISABLED", "true")
