@@ -8,12 +8,19 @@
 )]
 
 mod audit;
+mod bad_input;
+mod bad_messages;
+mod changes;
+mod foreign_client;
 mod golden;
+mod grpcurl;
+mod idempotency;
 mod identity;
 mod keyring;
 mod kms;
 mod kms_faults;
 mod kms_moto;
+mod listing;
 mod replicas;
 mod store_embedded;
 mod store_redis;
@@ -21,4 +28,5 @@ mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
+mod system_managed;
 mod watch;

@@ -7,3 +7,4 @@ pub(crate) mod memory_store;
 pub(crate) mod pki;
 pub(crate) mod platform;
 pub(crate) mod redis_server;
+pub(crate) mod tools;
