@@ -173,10 +173,10 @@ pub(super) fn delete(message: proto::DeleteSecretRequest) -> Result<DeleteSecret
 }
 
 pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Error> {
-    let page_size = PageSize::parse(message.page_size)?;
     let mut faults = Faults::default();
     let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
-    let request = workspace.map(|workspace| ListSecrets {
+    let page_size = faults.check("page_size", PageSize::parse(message.page_size));
+    let request = workspace.zip(page_size).map(|(workspace, page_size)| ListSecrets {
         workspace,
         page_size,
         page_token: message.page_token,

@@ -174,7 +174,7 @@ fn bad_request(
 
 /// The first names, for messages that people read.
 fn summary(names: &[(SecretName, Cause)]) -> String {
-    const NAMED: usize = 3;
+    const NAMED: usize = 2;
     let named = names.iter().take(NAMED).map(|(name, cause)| match cause {
         Cause::Missing => format!("{name} does not exist"),
         Cause::Expired => format!("{name} has expired"),

@@ -94,8 +94,10 @@ impl Secrets {
     async fn attempts<C: Change>(&self, caller: &Caller, change: &mut C) -> Result<Changed, Error> {
         change.authorize(&self.grants(caller, change.workspace()))?;
         for _ in 0..ATTEMPTS {
-            let (snapshot, remembered) =
-                tokio::try_join!(self.snapshot(change), self.remembered(change))?;
+            // In this order: a snapshot that shows what the same request did
+            // elsewhere meanwhile must be followed by the memory of it.
+            let snapshot = self.snapshot(change).await?;
+            let remembered = self.remembered(change).await?;
             if let Some((id, outcome)) = change.request_id().zip(remembered) {
                 return self.replay(caller, change, snapshot.active, id, outcome).await;
             }

@@ -2,7 +2,7 @@
 
 use super::{Caller, Error, SecretView, Secrets, Stored, audit::Action, get::may_see};
 use crate::{
-    domain::{ManagedBy, SecretName, WorkspaceId},
+    domain::{ManagedBy, Refusal, SecretName, WorkspaceId},
     envelope,
     store::Key,
 };
@@ -19,11 +19,11 @@ impl PageSize {
     ///
     /// # Errors
     /// Negative.
-    pub fn parse(size: i32) -> Result<Self, Error> {
+    pub fn parse(size: i32) -> Result<Self, Refusal> {
         match usize::try_from(size) {
             Ok(0) => Ok(Self(Self::DEFAULT)),
             Ok(size) => Ok(Self(size.min(Self::MAX))),
-            Err(_) => Err(Error::field("page_size", "must not be negative")),
+            Err(_) => Err(Refusal::Malformed("must not be negative")),
         }
     }
 }

@@ -8,14 +8,21 @@
 )]
 
 mod audit;
+mod bad_input;
+mod bad_messages;
+mod changes;
 mod floors;
+mod foreign_client;
 mod golden;
+mod grpcurl;
+mod idempotency;
 mod identity;
 mod independent_decoder;
 mod keyring;
 mod kms;
 mod kms_faults;
 mod kms_moto;
+mod listing;
 mod replicas;
 mod store_embedded;
 mod store_redis;
@@ -23,6 +30,7 @@ mod store_redis_faults;
 mod store_redis_start;
 mod store_suite;
 mod support;
+mod system_managed;
 mod tampering;
 mod tour;
 mod unprintable;

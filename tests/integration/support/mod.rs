@@ -9,3 +9,4 @@ pub(crate) mod platform;
 pub(crate) mod raw_redis;
 pub(crate) mod redis_server;
 pub(crate) mod store;
+pub(crate) mod tools;

@@ -297,6 +297,13 @@ pub(crate) fn update(workspace: &str, name: &str) -> proto::UpdateSecretRequest 
     }
 }
 
+/// A request changed in place: one that holds a value overwrites it on drop, so
+/// it cannot be taken apart.
+pub(crate) fn with<T>(mut request: T, change: impl FnOnce(&mut T)) -> T {
+    change(&mut request);
+    request
+}
+
 pub(crate) fn get(workspace: &str, name: &str) -> proto::GetSecretRequest {
     proto::GetSecretRequest { workspace: workspace.to_owned(), name: name.to_owned() }
 }

@@ -1,0 +1,209 @@
+//! The service by hand: real grpcurl over mutual TLS, with nothing but what
+//! reflection tells it.
+
+use serde_json::{Value, json};
+
+use super::support::{
+    platform::{Platform, Replica, SERVICE},
+    tools::{self, Ended},
+};
+
+const VALUE: &str = "sk_live_canary_4f9d";
+
+struct Grpcurl {
+    platform: Platform,
+    replica: Replica,
+}
+
+impl Grpcurl {
+    async fn start() -> Self {
+        let platform = Platform::start().await;
+        let replica = platform.replica().await;
+        Self { platform, replica }
+    }
+
+    /// Runs it, with the certificate of `caller` if there is one.
+    async fn run(&self, caller: Option<&str>, arguments: &[&str], stdin: &str) -> Ended {
+        let file = |name: &str| self.platform.file(name).to_str().unwrap().to_owned();
+        let mut all = vec!["-max-time".to_owned(), "20".to_owned()];
+        all.extend(["-cacert".to_owned(), file("ca.crt")]);
+        if let Some(caller) = caller {
+            all.extend(["-cert".to_owned(), file(&format!("{caller}.crt"))]);
+            all.extend(["-key".to_owned(), file(&format!("{caller}.key"))]);
+        }
+        let address = self.replica.address.to_string();
+        // Flags, then the address, then what to call.
+        let (flags, verb) = arguments.split_at(arguments.len() - 1);
+        let verbs = verb.iter().flat_map(|verb| verb.split(' '));
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        all.extend([address].into_iter().chain(verbs.map(str::to_owned)));
+        let all: Vec<_> = all.iter().map(String::as_str).collect();
+        tools::grpcurl(&all, stdin).await
+    }
+
+    /// A call of the API that succeeds; only Resolve may tell the value.
+    async fn call(&self, caller: &str, method: &str, request: &Value) -> Value {
+        let ended = self.try_call(Some(caller), method, request).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        serde_json::from_str(&ended.stdout).expect("JSON")
+    }
+
+    /// A call of the API that fails: its code, and all that was printed.
+    async fn refused(&self, caller: Option<&str>, method: &str, request: &Value) -> (i32, String) {
+        let ended = self.try_call(caller, method, request).await;
+        assert_eq!(ended.stdout, "");
+        // grpcurl adds 64 to the code.
+        (ended.code.unwrap() - 64, ended.stderr)
+    }
+
+    async fn try_call(&self, caller: Option<&str>, method: &str, request: &Value) -> Ended {
+        let method = format!("{SERVICE}/{method}");
+        let ended = self.run(caller, &["-d", "@", &method], &request.to_string()).await;
+        let told = ended.stdout.contains(VALUE) || ended.stderr.contains(VALUE);
+        assert!(!told || method.ends_with("/ResolveSecrets"), "{method} told the value");
+        ended
+    }
+}
+
+/// Codes of gRPC.
+const NOT_FOUND: i32 = 5;
+const PERMISSION_DENIED: i32 = 7;
+const FAILED_PRECONDITION: i32 = 9;
+const UNAUTHENTICATED: i32 = 16;
+
+#[tokio::test]
+async fn a_tour_of_every_call() {
+    let grpcurl = Grpcurl::start().await;
+
+    let request = json!({
+        "workspace": "ws_1", "name": "STRIPE_KEY", "value": VALUE, "description": "Billing",
+        "request_id": "tour-1",
+    });
+    let created = grpcurl.call("platform", "CreateSecret", &request).await;
+    assert_eq!(created["name"], "STRIPE_KEY");
+    assert_eq!(created["managedBy"], "MANAGED_BY_USER");
+    assert_eq!(created["version"], "1");
+    assert_eq!(created["createdBy"], "spiffe://test/platform");
+    assert_eq!(grpcurl.call("platform", "CreateSecret", &request).await, created);
+
+    let listed = grpcurl.call("platform", "ListSecrets", &json!({"workspace": "ws_1"})).await;
+    assert_eq!(listed, json!({"secrets": [created.clone()]}));
+    let key = json!({"workspace": "ws_1", "name": "STRIPE_KEY"});
+    assert_eq!(grpcurl.call("operator", "GetSecret", &key).await, created);
+
+    let rotated = format!("{VALUE}-2");
+    let request = json!({
+        "workspace": "ws_1", "name": "STRIPE_KEY", "value": rotated, "etag": created["etag"],
+    });
+    let updated = grpcurl.call("platform", "UpdateSecret", &request).await;
+    assert_eq!((&updated["version"], &updated["description"]), (&json!("2"), &json!("Billing")));
+    assert_eq!(updated["uid"], created["uid"]);
+
+    let request = json!({
+        "workspace": "ws_1",
+        "credentials": [{"secret": "STRIPE_KEY", "alias": "stripe"}, {"secret": "STRIPE_KEY"}],
+        "workflow_id": "wf-1", "run_id": "run-1",
+    });
+    let resolved = grpcurl.call("executor", "ResolveSecrets", &request).await;
+    let secret = json!({"name": "STRIPE_KEY", "value": rotated, "version": "2"});
+    assert_eq!(resolved, json!({"secrets": {"stripe": secret, "STRIPE_KEY": secret}}));
+
+    assert_eq!(grpcurl.call("platform", "DeleteSecret", &key).await, json!({}));
+    let (code, told) = grpcurl.refused(Some("platform"), "GetSecret", &key).await;
+    assert_eq!(code, NOT_FOUND, "{told}");
+    assert_details(&told, &["ErrorInfo", "SECRET_NOT_FOUND", "ResourceInfo", "STRIPE_KEY"]);
+    let (code, told) = grpcurl.refused(Some("executor"), "ResolveSecrets", &request).await;
+    assert_eq!(code, FAILED_PRECONDITION, "{told}");
+    assert_details(&told, &["SECRETS_UNRESOLVED", "PreconditionFailure", "MISSING"]);
+}
+
+/// The details are printed as JSON, not as bytes: reflection describes them.
+#[track_caller]
+fn assert_details(told: &str, parts: &[&str]) {
+    let details = told.split_once("Details:").expect("details").1;
+    assert!(details.contains("workflowsecrets.v1"), "{told}");
+    for part in parts {
+        assert!(details.contains(part), "no {part} in {told}");
+    }
+}
+
+#[tokio::test]
+async fn the_manager_cannot_read_nor_the_reader_manage() {
+    let grpcurl = Grpcurl::start().await;
+    let key = json!({"workspace": "ws_1", "name": "KEY"});
+    let with = |more: Value| {
+        let mut request = key.clone();
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        request
+    };
+    let value = with(json!({"value": VALUE}));
+    let resolve = json!({"workspace": "ws_1", "credentials": [{"secret": "KEY"}]});
+    grpcurl.call("platform", "CreateSecret", &value).await;
+
+    let workspace = json!({"workspace": "ws_1"});
+    for (caller, method, request) in [
+        ("platform", "ResolveSecrets", &resolve),
+        ("operator", "ResolveSecrets", &resolve),
+        ("executor", "CreateSecret", &value),
+        ("executor", "UpdateSecret", &value),
+        ("executor", "DeleteSecret", &key),
+        ("executor", "GetSecret", &key),
+        ("executor", "ListSecrets", &workspace),
+    ] {
+        let (code, told) = grpcurl.refused(Some(caller), method, request).await;
+        assert_eq!(code, PERMISSION_DENIED, "{caller} {method}: {told}");
+        assert_details(&told, &["ErrorInfo", "NOT_GRANTED"]);
+        assert!(!told.contains(VALUE));
+    }
+    for (method, request) in [
+        ("CreateSecret", &value),
+        ("GetSecret", &key),
+        ("UpdateSecret", &value),
+        ("DeleteSecret", &key),
+        ("ListSecrets", &workspace),
+        ("ResolveSecrets", &resolve),
+    ] {
+        let (code, told) = grpcurl.refused(None, method, request).await;
+        assert_eq!(code, UNAUTHENTICATED, "{method}: {told}");
+        assert_details(&told, &["ErrorInfo", "UNAUTHENTICATED"]);
+        assert!(!told.contains(VALUE));
+    }
+    let resolved = grpcurl.call("executor", "ResolveSecrets", &resolve).await;
+    assert_eq!(resolved["secrets"]["KEY"]["value"], VALUE);
+}
+
+#[tokio::test]
+async fn reflection_and_health_are_open_to_all() {
+    let grpcurl = Grpcurl::start().await;
+    for caller in [None, Some("stranger")] {
+        let listed = grpcurl.run(caller, &["list"], "").await;
+        let services: Vec<_> = listed.stdout.lines().collect();
+        let expected =
+            ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", SERVICE];
+        assert_eq!(services, expected, "{}", listed.stderr);
+
+        let health = grpcurl.run(caller, &["grpc.health.v1.Health/Check"], "").await;
+        assert!(health.stdout.contains("\"SERVING\""), "{}", health.stderr);
+        let service = format!(r#"{{"service": "{SERVICE}"}}"#);
+        let health =
+            grpcurl.run(caller, &["-d", &service, "grpc.health.v1.Health/Check"], "").await;
+        assert!(health.stdout.contains("\"SERVING\""), "{}", health.stderr);
+    }
+
+    let methods = grpcurl.run(None, &[&format!("list {SERVICE}")], "").await;
+    let names = ["Create", "Delete", "Get"].map(|verb| format!("{SERVICE}.{verb}Secret"));
+    let more = ["ListSecrets", "ResolveSecrets", "UpdateSecret"].map(|m| format!("{SERVICE}.{m}"));
+    assert_eq!(methods.stdout.lines().collect::<Vec<_>>(), [names, more].concat());
+    for (symbol, holds) in [
+        (SERVICE, "rpc ResolveSecrets"),
+        ("workflowsecrets.v1.CreateSecretRequest", "string request_id = 7"),
+        ("workflowsecrets.v1.ResolvedSecret", "string value = 2"),
+        ("google.rpc.ErrorInfo", "string reason = 1"),
+    ] {
+        let described = grpcurl.run(None, &[&format!("describe {symbol}")], "").await;
+        assert!(described.stdout.contains(holds), "{} {}", described.stdout, described.stderr);
+    }
+    let described = grpcurl.run(None, &["describe workflowsecrets.v1.Secret"], "").await;
+    assert!(described.stdout.contains("string etag = 8"), "{}", described.stdout);
+    assert!(!described.stdout.contains("string value"), "{}", described.stdout);
+}

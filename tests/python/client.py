@@ -1,0 +1,223 @@
+"""A foreign client: grpcio, with stubs built from the proto files.
+
+Usage: client.py PROTO_DIRECTORY CERTIFICATE_DIRECTORY ADDRESS
+
+Run by tests/integration/foreign_client.rs. Prints the name of each part that
+passed; an assertion that fails ends it.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+import grpc
+from grpc_tools import protoc
+
+HERE = Path(__file__).resolve().parent
+WORKSPACE = "ws_python"
+DETAILS = "grpc-status-details-bin"
+
+
+def build_stubs(protos, target):
+    """Compiles the API and the error model; makes them importable."""
+    well_known = Path(protoc.__file__).parent / "_proto"
+    arguments = ["protoc", f"-I{protos}", f"-I{HERE}", f"-I{well_known}"]
+    arguments += [f"--python_out={target}", f"--grpc_python_out={target}"]
+    arguments += ["workflowsecrets/v1/secrets.proto", "google_rpc.proto"]
+    assert protoc.main(arguments) == 0
+    sys.path.insert(0, str(target))
+
+
+class Client:
+    """One caller: its channel and its stub."""
+
+    def __init__(self, certificates, address, caller, options=()):
+        read = lambda name: (certificates / name).read_bytes()
+        credentials = grpc.ssl_channel_credentials(
+            read("ca.crt"), read(f"{caller}.key"), read(f"{caller}.crt")
+        )
+        channel = grpc.secure_channel(address, credentials, options=options)
+        self.stub = secrets_grpc.SecretsServiceStub(channel)
+
+    def __getattr__(self, method):
+        call = getattr(self.stub, method)
+        return lambda request, **options: call(request, timeout=60, **options)
+
+    def refused(self, method, request):
+        """Calls, and returns the error."""
+        try:
+            getattr(self, method)(request)
+        except grpc.RpcError as error:
+            return Refusal(error)
+        raise AssertionError(f"{method} was not refused")
+
+
+class Refusal:
+    """An error with its details, by type name."""
+
+    def __init__(self, error):
+        self.code, self.message = error.code(), error.details()
+        self.trailer = error.trailing_metadata()
+        status = google_rpc.Status.FromString(dict(self.trailer)[DETAILS])
+        assert (status.code, status.message) == (self.code.value[0], self.message)
+        self.details = {}
+        for detail in status.details:
+            kind = detail.TypeName().removeprefix("google.rpc.")
+            message = getattr(google_rpc, kind)()
+            assert detail.Unpack(message)
+            self.details[kind] = message
+        assert self.details["ErrorInfo"].domain == "workflowsecrets.v1"
+        self.reason = self.details["ErrorInfo"].reason
+
+
+def key(name):
+    return {"workspace": WORKSPACE, "name": name}
+
+
+def resolve(*credentials):
+    return api.ResolveSecretsRequest(
+        workspace=WORKSPACE,
+        credentials=[api.Credential(secret=name, alias=alias) for name, alias in credentials],
+        run_id="run-1",
+    )
+
+
+def tour(connect):
+    platform, executor = connect("platform"), connect("executor")
+    request = api.CreateSecretRequest(**key("KEY"), value="value-1", description="Données")
+    created = platform.CreateSecret(request, metadata=[("x-actor-bin", "Zoë".encode())])
+    assert created.version == 1 and created.managed_by == api.MANAGED_BY_USER
+    assert created.description == "Données" and created.created_by == "Zoë"
+    assert not created.HasField("expire_time") and not created.HasField("owner")
+    assert platform.GetSecret(api.GetSecretRequest(**key("KEY"))) == created
+    listed = platform.ListSecrets(api.ListSecretsRequest(workspace=WORKSPACE))
+    assert list(listed.secrets) == [created] and not listed.next_page_token
+
+    request = api.UpdateSecretRequest(**key("KEY"), value="value-2", etag=created.etag)
+    updated = platform.UpdateSecret(request)
+    assert (updated.version, updated.uid) == (2, created.uid)
+    assert updated.description == "Données" and updated.updated_by == "spiffe://test/platform"
+    secrets = executor.ResolveSecrets(resolve(("KEY", "k"), ("KEY", ""))).secrets
+    assert set(secrets) == {"k", "KEY"} and secrets["k"] == secrets["KEY"]
+    assert secrets["k"] == api.ResolvedSecret(name="KEY", value="value-2", version=2)
+
+    sheets = connect("sheets")
+    owner = api.Owner(integration="google_sheets", connection_id="conn-1")
+    request = api.CreateSecretRequest(**key("TOKEN"), value="token", owner=owner)
+    assert sheets.CreateSecret(request).managed_by == api.MANAGED_BY_SYSTEM
+    platform.DeleteSecret(api.DeleteSecretRequest(**key("KEY"), etag=updated.etag))
+
+
+def errors(connect):
+    """Each kind of detail, as another implementation reads it."""
+    platform, executor = connect("platform"), connect("executor")
+    refusal = platform.refused("ResolveSecrets", resolve(("TOKEN", "")))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_GRANTED")
+    refusal = executor.refused("CreateSecret", api.CreateSecretRequest(**key("K"), value="x"))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_GRANTED")
+
+    refusal = platform.refused("UpdateSecret", api.UpdateSecretRequest(**key("TOKEN"), value="x"))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "SYSTEM_MANAGED")
+    owner = {"integration": "google_sheets", "connection_id": "conn-1"}
+    assert dict(refusal.details["ErrorInfo"].metadata) == owner
+
+    refusal = platform.refused("GetSecret", api.GetSecretRequest(**key("KEY")))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, "SECRET_NOT_FOUND")
+    resource = refusal.details["ResourceInfo"]
+    assert (resource.resource_type, resource.resource_name) == ("secret", "KEY")
+
+    bad = api.CreateSecretRequest(workspace="no workspace", name="no-name", value="")
+    refusal = platform.refused("CreateSecret", bad)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    fields = [violation.field for violation in refusal.details["BadRequest"].field_violations]
+    assert fields == ["value", "workspace", "name"]
+    assert "no workspace" not in refusal.message and "no-name" not in refusal.message
+
+    large = api.CreateSecretRequest(**key("K"), value="x" * 1_000_000)
+    refusal = platform.refused("CreateSecret", large)
+    expected = (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+    assert (refusal.code, refusal.reason) == expected
+
+
+def many_unresolved(connect):
+    """gRPC core may drop trailers above 8 KiB, and drops them above 16 KiB."""
+    executor = connect("executor")
+    # Up to the longest names; up to 36 characters, all are listed.
+    for length in (*range(11, 129, 9), 36, 127, 128):
+        names = [f"MISSING_{number:02}_".ljust(length, "x") for number in range(100)]
+        refusal = executor.refused("ResolveSecrets", resolve(*((name, "") for name in names)))
+        expected = (grpc.StatusCode.FAILED_PRECONDITION, "SECRETS_UNRESOLVED")
+        assert (refusal.code, refusal.reason) == expected
+        violations = refusal.details["PreconditionFailure"].violations
+        assert {violation.type for violation in violations} == {"MISSING"}
+        told = [violation.subject for violation in violations]
+        unlisted = int(refusal.details["ErrorInfo"].metadata.get("unlisted", 0))
+        assert told == names[: 100 - unlisted]
+        assert unlisted == 0 or length > 36, f"{unlisted} of length {length} not listed"
+        # As HTTP/2 counts (RFC 9113, section 6.5.2), binary values in base64.
+        headers = {
+            name: (len(value) * 4 + 2) // 3 if name.endswith("-bin") else len(value)
+            for name, value in refusal.trailer
+        }
+        headers |= {":status": 3, "content-type": len("application/grpc"), "grpc-status": 1}
+        headers["grpc-message"] = len(quote(refusal.message))
+        size = sum(len(name) + length + 32 for name, length in headers.items())
+        assert size <= 8 * 1024, f"{size} bytes for names of {length}: {headers}"
+
+
+def values(connect):
+    """Exactly what was stored comes back, whatever it is made of."""
+    platform, executor = connect("platform"), connect("executor")
+    odd = "\0\x01\x7f\u0085\u2028\u2029\ufeff\ufffe\U0001f511\U0010ffff \t\r\n\"'\\/<>&%e\u0301é"
+    filler = "k" * (64 * 1024 - len(odd.encode()) - 1)
+    full = odd + filler + "\n"
+    assert len(full.encode()) == 64 * 1024
+    texts = ["\0", " ", "\n", "\ufeff", odd, "trailing\n", "  both  ", '{"a": "${b}"}', full]
+    for number, text in enumerate(texts):
+        platform.CreateSecret(api.CreateSecretRequest(**key(f"V{number}"), value=text))
+    names = [(f"V{number}", "") for number in range(len(texts))]
+    secrets = executor.ResolveSecrets(resolve(*names)).secrets
+    for number, text in enumerate(texts):
+        assert secrets[f"V{number}"].value == text, f"value {number} came back changed"
+    platform.UpdateSecret(api.UpdateSecretRequest(**key("V0"), value=full[::-1]))
+    assert executor.ResolveSecrets(resolve(("V0", "v"))).secrets["v"].value == full[::-1]
+
+
+def largest_answer(connect):
+    """100 values of 64 KiB; gRPC takes 4 MiB unless the client raises it."""
+    platform, executor = connect("platform"), connect("executor")
+    for number in range(100):
+        text = f"{number:04}" * (16 * 1024)
+        platform.CreateSecret(api.CreateSecretRequest(**key(f"L{number}"), value=text))
+    request = resolve(*((f"L{number}", f"l{number}") for number in range(100)))
+    try:
+        executor.ResolveSecrets(request)
+        raise AssertionError("an answer above the client's limit was taken")
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    raised = [("grpc.max_receive_message_length", 8 * 1024 * 1024)]
+    secrets = connect("executor", raised).ResolveSecrets(request).secrets
+    assert len(secrets) == 100
+    for number in range(100):
+        assert secrets[f"l{number}"].value == f"{number:04}" * (16 * 1024)
+
+
+def main(protos, certificates, address):
+    global api, secrets_grpc, google_rpc
+    with tempfile.TemporaryDirectory() as target:
+        build_stubs(Path(protos), target)
+        import google_rpc_pb2 as google_rpc
+        from workflowsecrets.v1 import secrets_pb2 as api
+        from workflowsecrets.v1 import secrets_pb2_grpc as secrets_grpc
+
+    def connect(caller, options=()):
+        return Client(Path(certificates), address, caller, options)
+
+    for part in (tour, errors, many_unresolved, values, largest_answer):
+        part(connect)
+        print(part.__name__.replace("_", " "), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
