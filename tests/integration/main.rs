@@ -8,12 +8,15 @@
 )]
 
 mod audit;
+mod cold_and_hot;
 mod golden;
 mod identity;
 mod keyring;
 mod kms;
+mod kms_down;
 mod kms_faults;
 mod kms_moto;
+mod redis_down;
 mod replicas;
 mod store_embedded;
 mod store_redis;
@@ -22,3 +25,4 @@ mod store_redis_start;
 mod store_suite;
 mod support;
 mod watch;
+mod write_storm;

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -124,17 +124,28 @@ impl Platform {
 
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
-        let address = free_address();
         let dir = tempfile::tempdir().unwrap();
-        let create = |name: &str| File::create(dir.path().join(name)).unwrap();
+        let stdout = File::create(dir.path().join("stdout")).unwrap();
+        self.spawn(dir, stdout.into(), flags)
+    }
+
+    /// A ready replica whose standard output goes elsewhere.
+    pub(crate) async fn replica_to(&self, stdout: impl Into<Stdio>) -> Replica {
+        let replica = self.spawn(tempfile::tempdir().unwrap(), stdout.into(), &[]);
+        replica.ready(self).await;
+        replica
+    }
+
+    fn spawn(&self, dir: TempDir, stdout: Stdio, flags: &[&str]) -> Replica {
+        let address = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_workflow-secrets"))
             .arg("serve")
             .args(self.flags(address))
             .args(flags)
             .envs([("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", "test")])
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            .stdout(create("stdout"))
-            .stderr(create("stderr"))
+            .stdout(stdout)
+            .stderr(File::create(dir.path().join("stderr")).unwrap())
             .spawn()
             .unwrap();
         Replica { address, dir, child }
@@ -190,12 +201,19 @@ pub(crate) struct Replica {
 impl Replica {
     /// Waits until it can serve.
     async fn ready(&self, platform: &Platform) {
+        self.until_health(platform, SERVICE, ServingStatus::Serving).await;
+    }
+
+    /// Waits until its health service says this of a service name.
+    pub(crate) async fn until_health(
+        &self,
+        platform: &Platform,
+        name: &str,
+        status: ServingStatus,
+    ) {
         let start = Instant::now();
-        loop {
-            if self.health(platform, SERVICE).await == Some(ServingStatus::Serving) {
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(20), "not ready: {}", self.stderr());
+        while self.health(platform, name).await != Some(status) {
+            assert!(start.elapsed() < Duration::from_secs(20), "not {status:?}: {}", self.stderr());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -335,6 +353,14 @@ pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "workflowsecrets.v1");
     (status.code(), info.reason.clone())
+}
+
+/// Asserts that a call may be tried again: UNAVAILABLE, why, and when.
+#[track_caller]
+pub(crate) fn assert_unavailable<T>(outcome: Result<tonic::Response<T>, Status>, why: &str) {
+    let status = assert_refused(outcome, Code::Unavailable, why);
+    let details = status.get_error_details();
+    assert!(details.retry_info().and_then(|info| info.retry_delay).is_some(), "{status:?}");
 }
 
 /// Asserts code and reason of an error.
