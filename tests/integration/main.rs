@@ -8,7 +8,9 @@
 )]
 
 mod audit;
+mod audit_failures;
 mod cold_and_hot;
+mod dev_mode;
 mod golden;
 mod identity;
 mod keyring;
@@ -17,7 +19,10 @@ mod kms_down;
 mod kms_faults;
 mod kms_moto;
 mod redis_down;
+mod reload;
 mod replicas;
+mod shutdown;
+mod startup;
 mod store_embedded;
 mod store_redis;
 mod store_redis_faults;

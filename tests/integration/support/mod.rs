@@ -6,4 +6,5 @@ pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
 pub(crate) mod pki;
 pub(crate) mod platform;
+pub(crate) mod program;
 pub(crate) mod redis_server;

@@ -23,6 +23,7 @@ use workflow_secrets::grpc::{
 use super::{
     kms_endpoint::{ACCESS_KEY_ID, KmsEndpoint, REGION},
     pki::{self, Ca, Identity},
+    program,
     redis_server::{Options, RedisServer},
 };
 
@@ -124,28 +125,44 @@ impl Platform {
 
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
-        let dir = tempfile::tempdir().unwrap();
-        let stdout = File::create(dir.path().join("stdout")).unwrap();
-        self.spawn(dir, stdout.into(), flags)
+        self.spawn(free_address(), None, |command, all| command.args(all).args(flags))
     }
 
     /// A ready replica whose standard output goes elsewhere.
     pub(crate) async fn replica_to(&self, stdout: impl Into<Stdio>) -> Replica {
-        let replica = self.spawn(tempfile::tempdir().unwrap(), stdout.into(), &[]);
+        let stdout = Some(stdout.into());
+        let replica = self.spawn(free_address(), stdout, |command, all| command.args(all));
         replica.ready(self).await;
         replica
     }
 
-    fn spawn(&self, dir: TempDir, stdout: Stdio, flags: &[&str]) -> Replica {
-        let address = free_address();
-        let child = Command::new(env!("CARGO_BIN_EXE_workflow-secrets"))
-            .arg("serve")
-            .args(self.flags(address))
-            .args(flags)
+    /// A ready replica that has all settings from environment variables.
+    pub(crate) async fn replica_by_environment(&self, more: &[(&str, &str)]) -> Replica {
+        let replica = self.spawn(free_address(), None, |command, all| {
+            for setting in all.chunks(2) {
+                let name = setting[0].trim_start_matches('-').replace('-', "_").to_uppercase();
+                command.env(format!("WORKFLOW_SECRETS_{name}"), &setting[1]);
+            }
+            command.envs(more.iter().copied())
+        });
+        replica.ready(self).await;
+        replica
+    }
+
+    fn spawn(
+        &self,
+        address: SocketAddr,
+        stdout: Option<Stdio>,
+        configure: impl FnOnce(&mut Command, Vec<String>) -> &mut Command,
+    ) -> Replica {
+        let dir = tempfile::tempdir().unwrap();
+        let create = |name: &str| Stdio::from(File::create(dir.path().join(name)).unwrap());
+        let mut command = program::command("serve");
+        let child = configure(&mut command, self.flags(address))
             .envs([("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", "test")])
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            .stdout(stdout)
-            .stderr(File::create(dir.path().join("stderr")).unwrap())
+            .stdout(stdout.unwrap_or_else(|| create("stdout")))
+            .stderr(create("stderr"))
             .spawn()
             .unwrap();
         Replica { address, dir, child }
@@ -252,20 +269,13 @@ impl Replica {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
-        assert!(status.unwrap().success());
+        program::terminate(&self.child);
     }
 
     /// Waits for its end.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < within, "still running: {}", self.stderr());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let status = program::ended(&mut self.child, within).await;
+        status.unwrap_or_else(|| panic!("still running: {}", self.stderr()))
     }
 }
 
