@@ -18,7 +18,7 @@ pub use self::args::{Cli, Command, DevArgs, ProbeArgs, ServeArgs};
 use crate::{
     domain::{Environment, Refusal},
     grpc::tls::{self, TlsFiles},
-    kms::aws::{AwsKmsConfig, KmsKeyId, PreviousKey, refuse_body_logging},
+    kms::aws::{AwsKmsConfig, KmsKeyId, PreviousKey, body_logging},
     service::{
         Limits,
         access::Policy,
@@ -149,7 +149,9 @@ impl ServeConfig {
     pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let f = &mut faults;
-        f.note("environment", refuse_body_logging(|name| std::env::var_os(name).is_some()));
+        for found in body_logging(|name| std::env::var_os(name).is_some()) {
+            f.0.push(format!("environment: {found}"));
+        }
         let listen = f.parsed("--listen", &args.listen, "an address such as 0.0.0.0:8443");
         let environment = f
             .required("--environment", args.environment.as_ref())

@@ -94,16 +94,11 @@ const BODY_LOGGING: [&str; 2] = ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"];
 #[error("the environment variable {0} makes the AWS SDK log keys: unset it")]
 pub struct BodyLogging(pub &'static str);
 
-/// Refuses an environment in which the SDK would log bodies. To be called at
-/// start, as the SDK reads the process's environment at each call.
-///
-/// # Errors
-/// A variable that is set, to whatever value.
-pub fn refuse_body_logging(is_set: impl Fn(&str) -> bool) -> Result<(), BodyLogging> {
-    match BODY_LOGGING.into_iter().find(|name| is_set(name)) {
-        Some(name) => Err(BodyLogging(name)),
-        None => Ok(()),
-    }
+/// What in the environment would make the SDK log bodies: start only if there
+/// is nothing, as the SDK reads the process's environment at each call. A
+/// variable counts if it is set, to whatever value.
+pub fn body_logging(is_set: impl Fn(&str) -> bool) -> Vec<BodyLogging> {
+    BODY_LOGGING.into_iter().filter(|name| is_set(name)).map(BodyLogging).collect()
 }
 
 /// [`Kms`] on AWS KMS, with a symmetric encryption key.
@@ -275,11 +270,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn body_logging_is_refused_by_name() {
-        assert_eq!(refuse_body_logging(|_| false), Ok(()));
-        for name in ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"] {
-            assert_eq!(refuse_body_logging(|n| n == name), Err(BodyLogging(name)));
-        }
+    fn body_logging_is_told_by_name() {
+        assert_eq!(body_logging(|_| false), []);
+        let [bodies, signable] = BODY_LOGGING.map(BodyLogging);
+        assert_eq!(body_logging(|name| name == "LOG_SENSITIVE_BODIES"), [bodies]);
+        assert_eq!(body_logging(|name| name == "LOG_SIGNABLE_BODY"), [signable]);
+        assert_eq!(body_logging(|_| true), [bodies, signable]);
     }
 
     fn sdk(region: Option<&str>) -> SdkConfig {
