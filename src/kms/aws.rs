@@ -65,6 +65,22 @@ impl AwsKmsConfig {
             max_in_flight: NonZeroU16::MIN.saturating_add(49),
         }
     }
+
+    /// The region to call: the configured one, or else the one found.
+    ///
+    /// # Errors
+    /// There is none, or a key is of another region.
+    pub fn region(&self, found: Option<&Region>) -> Result<Region, AwsKmsError> {
+        let region =
+            configured_region(self).or_else(|| found.cloned()).ok_or(AwsKmsError::NoRegion)?;
+        for key in self.previous_keys.iter().map(PreviousKey::key).chain([&self.key]) {
+            if key.region().is_some_and(|of_key| of_key != region.as_ref()) {
+                let (key, region) = (key.clone(), region.to_string());
+                return Err(AwsKmsError::RegionMismatch { key, region });
+            }
+        }
+        Ok(region)
+    }
 }
 
 /// Why the adapter cannot start.
@@ -129,15 +145,7 @@ impl AwsKms {
     /// # Errors
     /// See [`AwsKmsError`].
     pub fn new(config: AwsKmsConfig, sdk: &SdkConfig) -> Result<Self, AwsKmsError> {
-        let region = configured_region(&config)
-            .or_else(|| sdk.region().cloned())
-            .ok_or(AwsKmsError::NoRegion)?;
-        for key in config.previous_keys.iter().map(PreviousKey::key).chain([&config.key]) {
-            if key.region().is_some_and(|of_key| of_key != region.as_ref()) {
-                let (key, region) = (key.clone(), region.to_string());
-                return Err(AwsKmsError::RegionMismatch { key, region });
-            }
-        }
+        let region = config.region(sdk.region())?;
         // The SDK's own bucket is shared by all clients of the process and
         // refills on success only. Behind the data-key cache successes are
         // rare, so after an outage it would long allow no retry.

@@ -41,6 +41,7 @@ async fn all_faults_are_named_at_once() {
             ["--redis-password-file", &absent],
             ["--kms-key", "key of mine"],
             ["--kms-previous-key", "alias/old"],
+            ["--kms-endpoint", "localhost:4566"],
             ["--max-secrets-per-workspace", "-"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
@@ -69,6 +70,7 @@ async fn all_faults_are_named_at_once() {
         &format!("--redis-password-file {absent}: No such file"),
         "--kms-key: must",
         "--kms-previous-key: must",
+        "--kms-endpoint: must",
         "--max-secrets-per-workspace: must",
         "--drain-delay: must",
         "--log: must",
@@ -79,6 +81,29 @@ async fn all_faults_are_named_at_once() {
         assert!(outcome.stderr.contains(&line), "no {fault:?} in {}", outcome.stderr);
     }
     assert!(!outcome.stderr.contains("open to all"), "{}", outcome.stderr);
+}
+
+#[tokio::test]
+async fn settings_must_fit_each_other() {
+    let outcome = serve(
+        &[
+            ["--store", "redis://localhost"],
+            ["--redis-ca", "ca.crt"],
+            ["--redis-timeout", "0s"],
+            ["--kms-key", "arn:aws:kms:eu-west-1:111122223333:alias/a"],
+            ["--kms-region", "us-east-1"],
+        ],
+        &[],
+    )
+    .await;
+    assert_eq!(outcome.code, Some(64), "{}", outcome.stderr);
+    for fault in [
+        "--redis-ca: needs a rediss:// store",
+        "--redis-timeout: must be longer than 0",
+        "--kms-region: the KMS key \"arn:aws:kms:eu-west-1:111122223333:alias/a\" is not of",
+    ] {
+        assert!(outcome.stderr.contains(fault), "no {fault:?} in {}", outcome.stderr);
+    }
 }
 
 #[tokio::test]
