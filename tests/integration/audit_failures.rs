@@ -19,7 +19,7 @@ use super::support::{
         Client, Platform, Replica, SERVICE, assert_refused, assert_unavailable, create, delete,
         get, list, reason, resolve, spiffe_id, update, value,
     },
-    redis_server::{Options, until},
+    redis_server::Options,
 };
 
 /// 1 s for the stream; the rest is for a busy machine.

@@ -243,10 +243,6 @@ impl Replica {
         Some(HealthClient::new(channel).check(request).await.ok()?.into_inner().status())
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Its audit lines so far.
     pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
         let lines = self.stdout();
