@@ -9,7 +9,10 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-use super::support::platform::{Client, Platform, Replica, create, resolve, update, value};
+use super::support::{
+    lossy_proxy::LossyProxy,
+    platform::{Client, Platform, Replica, create, resolve, update, value},
+};
 
 const WRITERS: usize = 8;
 
@@ -179,6 +182,21 @@ async fn redis_hung_and_killed_in_a_storm() {
         pause(300).await;
         platform.redis.restart().await;
         pause(1_500).await;
+    }
+    let written = storm.end().await;
+    check(&platform, &replica, std::slice::from_ref(&replica), &written).await;
+}
+
+#[tokio::test]
+async fn answers_lost_in_a_storm() {
+    let mut platform = Platform::start().await;
+    let proxy = LossyProxy::start(platform.redis.port()).await;
+    platform.store = format!("redis://{}", proxy.address());
+    let replica = platform.replica().await;
+    let storm = Storm::start(&platform, &[&replica]).await;
+    for _ in 0..20 {
+        pause(150).await;
+        proxy.lose_answers();
     }
     let written = storm.end().await;
     check(&platform, &replica, std::slice::from_ref(&replica), &written).await;

@@ -2,6 +2,7 @@
 
 pub(crate) mod fake_kms;
 pub(crate) mod kms_endpoint;
+pub(crate) mod lossy_proxy;
 pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
 pub(crate) mod pki;

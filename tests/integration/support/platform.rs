@@ -73,6 +73,8 @@ workspaces = ["*"]
 /// What replicas share.
 pub(crate) struct Platform {
     pub(crate) redis: RedisServer,
+    /// Where replicas find it.
+    pub(crate) store: String,
     pub(crate) kms: KmsEndpoint,
     /// ARN behind [`KMS_ALIAS`].
     pub(crate) kms_key: String,
@@ -102,7 +104,8 @@ impl Platform {
             fs::write(dir.path().join(format!("{caller}.crt")), cert).unwrap();
             fs::write(dir.path().join(format!("{caller}.key")), key).unwrap();
         }
-        Self { redis, kms, kms_key, ca, tls, dir }
+        let store = redis.url();
+        Self { redis, store, kms, kms_key, ca, tls, dir }
     }
 
     /// A file that all replicas share: `policy.toml`, `tls.crt`, `tls.key`,
@@ -178,7 +181,7 @@ impl Platform {
             ("--tls-key", file(&self.tls.key)),
             ("--tls-client-ca", file(&self.tls.client_ca)),
             ("--policy", file(&self.file("policy.toml"))),
-            ("--store", self.redis.url()),
+            ("--store", self.store.clone()),
             ("--kms-key", KMS_ALIAS.to_owned()),
             ("--kms-endpoint", self.kms.url()),
             ("--kms-region", REGION.to_owned()),
