@@ -91,10 +91,7 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
-    async fn delete_secret(
-        &self,
-        _: Request<DeleteSecretRequest>,
-    ) -> Result<Response<()>, Status> {
+    async fn delete_secret(&self, _: Request<DeleteSecretRequest>) -> Result<Response<()>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -18,7 +18,7 @@ pub use self::args::{Cli, Command, DevArgs, ProbeArgs, ServeArgs};
 use crate::{
     domain::{Environment, Refusal},
     grpc::tls::{self, TlsFiles},
-    kms::aws::{AwsKmsConfig, KmsKeyId, PreviousKey, refuse_body_logging},
+    kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
     service::{
         Limits,
         access::Policy,
@@ -151,7 +151,9 @@ impl ServeConfig {
     pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let f = &mut faults;
-        f.note("environment", refuse_body_logging(|name| std::env::var_os(name).is_some()));
+        for found in body_logging(|name| std::env::var_os(name).is_some()) {
+            f.0.push(format!("environment: {found}"));
+        }
         let listen = f.parsed("--listen", &args.listen, "an address such as 0.0.0.0:8443");
         let environment = f
             .required("--environment", args.environment.as_ref())
@@ -289,6 +291,12 @@ fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
     let min_replicas =
         f.parsed("--redis-min-replicas", &args.redis_min_replicas, "a number of replicas");
     let timeout = f.duration("--redis-timeout", &args.redis_timeout);
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        f.0.push("--redis-timeout: must be longer than 0".into());
+    }
+    if args.redis_ca.is_some() && url.as_ref().is_some_and(|url| !url.is_tls()) {
+        f.0.push("--redis-ca: needs a rediss:// store".into());
+    }
     let password = match &args.redis_password_file {
         Some(path) => {
             Some(f.note(&format!("--redis-password-file {path}"), std::fs::read_to_string(path))?)
@@ -319,10 +327,19 @@ fn kms(f: &mut Faults, args: &ServeArgs) -> Option<AwsKmsConfig> {
         .iter()
         .map(|text| f.rule("--kms-previous-key", PreviousKey::parse(text)))
         .collect();
+    if let Some(endpoint) = &args.kms_endpoint {
+        let uri = endpoint.parse::<http::Uri>();
+        let url = uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+        f.note("--kms-endpoint", url.then_some(()).ok_or("must be an https:// or http:// URL"));
+    }
     let mut config = AwsKmsConfig::new(key?);
     config.previous_keys = previous.into_iter().collect::<Option<_>>()?;
     config.endpoint = args.kms_endpoint.clone();
     config.region = args.kms_region.clone();
+    // Whether there is a region at all, only the AWS SDK can find out.
+    if let Err(error @ AwsKmsError::RegionMismatch { .. }) = config.region(None) {
+        f.0.push(format!("--kms-region: {error}"));
+    }
     Some(config)
 }
 

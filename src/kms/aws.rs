@@ -65,6 +65,22 @@ impl AwsKmsConfig {
             max_in_flight: NonZeroU16::MIN.saturating_add(49),
         }
     }
+
+    /// The region to call: the configured one, or else the one found.
+    ///
+    /// # Errors
+    /// There is none, or a key is of another region.
+    pub fn region(&self, found: Option<&Region>) -> Result<Region, AwsKmsError> {
+        let region =
+            configured_region(self).or_else(|| found.cloned()).ok_or(AwsKmsError::NoRegion)?;
+        for key in self.previous_keys.iter().map(PreviousKey::key).chain([&self.key]) {
+            if key.region().is_some_and(|of_key| of_key != region.as_ref()) {
+                let (key, region) = (key.clone(), region.to_string());
+                return Err(AwsKmsError::RegionMismatch { key, region });
+            }
+        }
+        Ok(region)
+    }
 }
 
 /// Why the adapter cannot start.
@@ -94,16 +110,11 @@ const BODY_LOGGING: [&str; 2] = ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"];
 #[error("the environment variable {0} makes the AWS SDK log keys: unset it")]
 pub struct BodyLogging(pub &'static str);
 
-/// Refuses an environment in which the SDK would log bodies. To be called at
-/// start, as the SDK reads the process's environment at each call.
-///
-/// # Errors
-/// A variable that is set, to whatever value.
-pub fn refuse_body_logging(is_set: impl Fn(&str) -> bool) -> Result<(), BodyLogging> {
-    match BODY_LOGGING.into_iter().find(|name| is_set(name)) {
-        Some(name) => Err(BodyLogging(name)),
-        None => Ok(()),
-    }
+/// What in the environment would make the SDK log bodies: start only if there
+/// is nothing, as the SDK reads the process's environment at each call. A
+/// variable counts if it is set, to whatever value.
+pub fn body_logging(is_set: impl Fn(&str) -> bool) -> Vec<BodyLogging> {
+    BODY_LOGGING.into_iter().filter(|name| is_set(name)).map(BodyLogging).collect()
 }
 
 /// [`Kms`] on AWS KMS, with a symmetric encryption key.
@@ -134,15 +145,7 @@ impl AwsKms {
     /// # Errors
     /// See [`AwsKmsError`].
     pub fn new(config: AwsKmsConfig, sdk: &SdkConfig) -> Result<Self, AwsKmsError> {
-        let region = configured_region(&config)
-            .or_else(|| sdk.region().cloned())
-            .ok_or(AwsKmsError::NoRegion)?;
-        for key in config.previous_keys.iter().map(PreviousKey::key).chain([&config.key]) {
-            if key.region().is_some_and(|of_key| of_key != region.as_ref()) {
-                let (key, region) = (key.clone(), region.to_string());
-                return Err(AwsKmsError::RegionMismatch { key, region });
-            }
-        }
+        let region = config.region(sdk.region())?;
         // The SDK's own bucket is shared by all clients of the process and
         // refills on success only. Behind the data-key cache successes are
         // rare, so after an outage it would long allow no retry.
@@ -275,11 +278,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn body_logging_is_refused_by_name() {
-        assert_eq!(refuse_body_logging(|_| false), Ok(()));
-        for name in ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"] {
-            assert_eq!(refuse_body_logging(|n| n == name), Err(BodyLogging(name)));
-        }
+    fn body_logging_is_told_by_name() {
+        assert_eq!(body_logging(|_| false), []);
+        let [bodies, signable] = BODY_LOGGING.map(BodyLogging);
+        assert_eq!(body_logging(|name| name == "LOG_SENSITIVE_BODIES"), [bodies]);
+        assert_eq!(body_logging(|name| name == "LOG_SIGNABLE_BODY"), [signable]);
+        assert_eq!(body_logging(|_| true), [bodies, signable]);
     }
 
     fn sdk(region: Option<&str>) -> SdkConfig {

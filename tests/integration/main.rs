@@ -8,9 +8,12 @@
 )]
 
 mod audit;
+mod audit_failures;
 mod bad_input;
 mod bad_messages;
 mod changes;
+mod cold_and_hot;
+mod dev_mode;
 mod floors;
 mod foreign_client;
 mod golden;
@@ -20,10 +23,15 @@ mod identity;
 mod independent_decoder;
 mod keyring;
 mod kms;
+mod kms_down;
 mod kms_faults;
 mod kms_moto;
 mod listing;
+mod redis_down;
+mod reload;
 mod replicas;
+mod shutdown;
+mod startup;
 mod store_embedded;
 mod store_redis;
 mod store_redis_faults;
@@ -35,3 +43,4 @@ mod tampering;
 mod tour;
 mod unprintable;
 mod watch;
+mod write_storm;

@@ -124,6 +124,11 @@ impl RedisUrl {
         }
         Ok(Self { tls, host: host.to_owned(), port, database: database.into() })
     }
+
+    /// Whether it is `rediss://`.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
 }
 
 /// First part of every key: `^[A-Za-z0-9_.:-]{1,64}$`.

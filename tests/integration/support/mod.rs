@@ -2,10 +2,12 @@
 
 pub(crate) mod fake_kms;
 pub(crate) mod kms_endpoint;
+pub(crate) mod lossy_proxy;
 pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
 pub(crate) mod pki;
 pub(crate) mod platform;
+pub(crate) mod program;
 pub(crate) mod raw_redis;
 pub(crate) mod redis_server;
 pub(crate) mod store;

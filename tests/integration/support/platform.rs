@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,7 @@ use workflow_secrets::grpc::{
 use super::{
     kms_endpoint::{ACCESS_KEY_ID, KmsEndpoint, REGION},
     pki::{self, Ca, Identity},
+    program,
     redis_server::{Options, RedisServer},
 };
 
@@ -72,6 +73,8 @@ workspaces = ["*"]
 /// What replicas share.
 pub(crate) struct Platform {
     pub(crate) redis: RedisServer,
+    /// Where replicas find it.
+    pub(crate) store: String,
     pub(crate) kms: KmsEndpoint,
     /// ARN behind [`KMS_ALIAS`].
     pub(crate) kms_key: String,
@@ -101,7 +104,8 @@ impl Platform {
             fs::write(dir.path().join(format!("{caller}.crt")), cert).unwrap();
             fs::write(dir.path().join(format!("{caller}.key")), key).unwrap();
         }
-        Self { redis, kms, kms_key, ca, tls, dir }
+        let store = redis.url();
+        Self { redis, store, kms, kms_key, ca, tls, dir }
     }
 
     /// A file that all replicas share: `policy.toml`, `tls.crt`, `tls.key`,
@@ -125,18 +129,46 @@ impl Platform {
 
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
-        let address = free_address();
-        let defaults = self.flags(address);
-        let defaults = defaults.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
+        self.spawn(free_address(), None, |command, all| {
+            let pairs = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
+            command.args(pairs.flatten()).args(flags)
+        })
+    }
+
+    /// A ready replica whose standard output goes elsewhere.
+    pub(crate) async fn replica_to(&self, stdout: impl Into<Stdio>) -> Replica {
+        let stdout = Some(stdout.into());
+        let replica = self.spawn(free_address(), stdout, |command, all| command.args(all));
+        replica.ready(self).await;
+        replica
+    }
+
+    /// A ready replica that has all settings from environment variables.
+    pub(crate) async fn replica_by_environment(&self, more: &[(&str, &str)]) -> Replica {
+        let replica = self.spawn(free_address(), None, |command, all| {
+            for setting in all.chunks(2) {
+                let name = setting[0].trim_start_matches('-').replace('-', "_").to_uppercase();
+                command.env(format!("WORKFLOW_SECRETS_{name}"), &setting[1]);
+            }
+            command.envs(more.iter().copied())
+        });
+        replica.ready(self).await;
+        replica
+    }
+
+    fn spawn(
+        &self,
+        address: SocketAddr,
+        stdout: Option<Stdio>,
+        configure: impl FnOnce(&mut Command, Vec<String>) -> &mut Command,
+    ) -> Replica {
         let dir = tempfile::tempdir().unwrap();
-        let create = |name: &str| File::create(dir.path().join(name)).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_workflow-secrets"))
-            .arg("serve")
-            .args(defaults.flatten())
-            .args(flags)
+        let create = |name: &str| Stdio::from(File::create(dir.path().join(name)).unwrap());
+        let mut command = program::command("serve");
+        let child = configure(&mut command, self.flags(address))
             .envs([("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", "test")])
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            .stdout(create("stdout"))
+            .stdout(stdout.unwrap_or_else(|| create("stdout")))
             .stderr(create("stderr"))
             .spawn()
             .unwrap();
@@ -153,7 +185,7 @@ impl Platform {
             ("--tls-key", file(&self.tls.key)),
             ("--tls-client-ca", file(&self.tls.client_ca)),
             ("--policy", file(&self.file("policy.toml"))),
-            ("--store", self.redis.url()),
+            ("--store", self.store.clone()),
             ("--kms-key", KMS_ALIAS.to_owned()),
             ("--kms-endpoint", self.kms.url()),
             ("--kms-region", REGION.to_owned()),
@@ -193,12 +225,19 @@ pub(crate) struct Replica {
 impl Replica {
     /// Waits until it can serve.
     async fn ready(&self, platform: &Platform) {
+        self.until_health(platform, SERVICE, ServingStatus::Serving).await;
+    }
+
+    /// Waits until its health service says this of a service name.
+    pub(crate) async fn until_health(
+        &self,
+        platform: &Platform,
+        name: &str,
+        status: ServingStatus,
+    ) {
         let start = Instant::now();
-        loop {
-            if self.health(platform, SERVICE).await == Some(ServingStatus::Serving) {
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(20), "not ready: {}", self.stderr());
+        while self.health(platform, name).await != Some(status) {
+            assert!(start.elapsed() < Duration::from_secs(20), "not {status:?}: {}", self.stderr());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -209,10 +248,6 @@ impl Replica {
         let channel = pki::channel(self.address, config).await.ok()?;
         let request = HealthCheckRequest { service: name.to_owned() };
         Some(HealthClient::new(channel).check(request).await.ok()?.into_inner().status())
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Its audit lines so far.
@@ -237,20 +272,13 @@ impl Replica {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
-        assert!(status.unwrap().success());
+        program::terminate(&self.child);
     }
 
     /// Waits for its end.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < within, "still running: {}", self.stderr());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let status = program::ended(&mut self.child, within).await;
+        status.unwrap_or_else(|| panic!("still running: {}", self.stderr()))
     }
 }
 
@@ -345,6 +373,14 @@ pub(crate) fn reason(status: &Status) -> (Code, String) {
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "workflowsecrets.v1");
     (status.code(), info.reason.clone())
+}
+
+/// Asserts that a call may be tried again: UNAVAILABLE, why, and when.
+#[track_caller]
+pub(crate) fn assert_unavailable<T>(outcome: Result<tonic::Response<T>, Status>, why: &str) {
+    let status = assert_refused(outcome, Code::Unavailable, why);
+    let details = status.get_error_details();
+    assert!(details.retry_info().and_then(|info| info.retry_delay).is_some(), "{status:?}");
 }
 
 /// Asserts code and reason of an error.

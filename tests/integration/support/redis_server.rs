@@ -173,7 +173,7 @@ impl Drop for RedisServer {
 }
 
 /// Waits for something to become true, at most ten seconds.
-async fn until(condition: impl Fn() -> bool) {
+pub(crate) async fn until(condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(10), "did not come about");

@@ -1,0 +1,134 @@
+//! How often the KMS and the store are asked: once per cold workspace, and
+//! once per Resolve.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::task::JoinSet;
+use tonic::Status;
+
+use super::support::{
+    kms_endpoint::Fault,
+    platform::{Client, Platform, Replica, create, resolve, value},
+    redis_server::{Options, until},
+};
+
+const WORKSPACES: usize = 100;
+
+/// 1,000 calls over all workspaces, on ten connections.
+const CALLS: usize = 1_000;
+
+/// A secret in each of 100 workspaces.
+async fn filled() -> Platform {
+    let platform = Platform::start_with(Options::default()).await;
+    let replica = platform.replica().await;
+    let client = platform.client(&replica, "platform").await;
+    let mut creations = JoinSet::new();
+    for i in 0..WORKSPACES {
+        let mut client = client.clone();
+        let request = create(&format!("ws{i}"), "KEY", &format!("value-{i}"));
+        creations.spawn(async move { client.create_secret(request).await.unwrap() });
+    }
+    creations.join_all().await;
+    assert_eq!(platform.kms.generates(), WORKSPACES);
+    assert_eq!(platform.kms.decrypts(), WORKSPACES);
+    platform
+}
+
+async fn executors(platform: &Platform, replica: &Replica) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(platform.client(replica, "executor").await);
+    }
+    clients
+}
+
+/// Starts `calls` Resolves at once; each checks the value it gets.
+fn storm(clients: &[Client], calls: usize) -> JoinSet<Result<(), Status>> {
+    let mut storm = JoinSet::new();
+    for i in 0..calls {
+        let (mut client, workspace) = (clients[i % clients.len()].clone(), i % WORKSPACES);
+        storm.spawn(async move {
+            let request = resolve(&format!("ws{workspace}"), &["KEY"]);
+            let answer = client.resolve_secrets(request).await?.into_inner();
+            assert_eq!(value(&answer, "KEY"), format!("value-{workspace}"));
+            Ok(())
+        });
+    }
+    storm
+}
+
+async fn all_succeed(storm: JoinSet<Result<(), Status>>, calls: usize) {
+    let outcomes = storm.join_all().await;
+    assert_eq!(outcomes.len(), calls);
+    assert_eq!(outcomes.into_iter().find_map(Result::err).map(|e| e.to_string()), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_workspace_costs_one_decrypt_and_a_hot_one_none() {
+    let platform = filled().await;
+    let replica = platform.replica().await;
+    let clients = executors(&platform, &replica).await;
+    let before = platform.kms.calls().len();
+    all_succeed(storm(&clients, CALLS), CALLS).await;
+    assert_eq!(platform.kms.calls().len() - before, WORKSPACES);
+    all_succeed(storm(&clients, CALLS), CALLS).await;
+    assert_eq!(platform.kms.calls().len() - before, WORKSPACES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_leaders_harm_nobody() {
+    let platform = filled().await;
+    let replica = platform.replica().await;
+    let clients = executors(&platform, &replica).await;
+    platform.kms.fault(Fault::Delay(Duration::from_millis(600)));
+    let before = platform.kms.calls().len();
+    // The first calls lead: they come before all others, which join them.
+    let mut leaders = storm(&clients, CALLS / 2);
+    until(|| platform.kms.calls().len() >= before + 40).await;
+    let followers = storm(&clients, CALLS / 2);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    leaders.abort_all();
+    let mut cancelled = 0;
+    while let Some(ended) = leaders.join_next().await {
+        cancelled += usize::from(ended.is_err_and(|error| error.is_cancelled()));
+    }
+    assert!(cancelled > CALLS / 4, "only {cancelled} calls were still under way");
+    all_succeed(followers, CALLS / 2).await;
+    assert_eq!(platform.kms.calls().len() - before, WORKSPACES);
+}
+
+/// Calls of each command, without health probes (DEL) and this look (INFO).
+fn commands(platform: &Platform) -> BTreeMap<String, u64> {
+    platform
+        .redis
+        .cli(&["INFO", "commandstats"])
+        .lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="))
+        .filter(|(command, _)| !["del", "info"].contains(command))
+        .map(|(command, rest)| (command.to_owned(), rest.split(',').next().unwrap()))
+        .map(|(command, calls)| (command, calls.parse().unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_resolve_of_100_names_is_one_round_trip() {
+    let platform = Platform::start_with(Options::default()).await;
+    let (one, two) = (platform.replica().await, platform.replica().await);
+    let mut writer = platform.client(&one, "platform").await;
+    let names: Vec<_> = (0..100).map(|i| format!("KEY_{i}")).collect();
+    for name in &names {
+        writer.create_secret(create("ws", name, &format!("value of {name}"))).await.unwrap();
+    }
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut reader = platform.client(&two, "executor").await;
+    for state in ["cold", "hot"] {
+        let mut expected = commands(&platform);
+        *expected.entry("hmget".to_owned()).or_default() += 1;
+        let answer = reader.resolve_secrets(resolve("ws", &names)).await.unwrap().into_inner();
+        assert_eq!(commands(&platform), expected, "{state}");
+        assert_eq!(answer.secrets.len(), 100);
+        for name in &names {
+            assert_eq!(value(&answer, name), format!("value of {name}"));
+        }
+    }
+}

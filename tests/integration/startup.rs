@@ -1,0 +1,214 @@
+//! Settings, and what is refused before and at the start.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, time::Duration};
+
+use super::support::{
+    platform::{Platform, create, free_address, resolve, value},
+    program::{Outcome, command, run},
+    redis_server::Options,
+};
+
+/// One flag with its value.
+type Setting<'a> = [&'a str; 2];
+
+async fn serve(settings: &[Setting<'_>], environment: &[(&str, &str)]) -> Outcome {
+    run(command("serve").args(settings.concat()).envs(environment.iter().copied())).await
+}
+
+#[tokio::test]
+async fn all_faults_are_named_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (cert, key) = (file("tls.crt", "no certificate"), file("tls.key", "open to all"));
+    let policy = file("policy.toml", "[[grant]]\ncaller = \"nobody\"\nrole = \"king\"\n");
+    let absent = dir.path().join("absent").to_str().unwrap().to_owned();
+    let outcome = serve(
+        &[
+            ["--listen", "nowhere"],
+            ["--tls-cert", &cert],
+            ["--tls-key", &key],
+            ["--tls-client-ca", &absent],
+            ["--policy", &policy],
+            ["--store", "mysql://localhost"],
+            ["--redis-key-prefix", "{}"],
+            ["--redis-min-replicas", "many"],
+            ["--redis-timeout", "soon"],
+            ["--redis-password-file", &absent],
+            ["--kms-key", "key of mine"],
+            ["--kms-previous-key", "alias/old"],
+            ["--kms-endpoint", "localhost:4566"],
+            ["--max-secrets-per-workspace", "-"],
+            ["--shutdown-grace", "1s"],
+            ["--drain-delay", "2s"],
+            ["--log", "a=b=c"],
+            ["--log-format", "xml"],
+            ["--otlp-endpoint", "collector"],
+        ],
+        &[("LOG_SENSITIVE_BODIES", "1"), ("LOG_SIGNABLE_BODY", "1")],
+    )
+    .await;
+    assert_eq!(outcome.code, Some(64), "{}", outcome.stderr);
+    assert_eq!(outcome.stdout, "");
+    for fault in [
+        "environment: the environment variable LOG_SENSITIVE_BODIES makes",
+        "environment: the environment variable LOG_SIGNABLE_BODY makes",
+        "--listen: must be",
+        "--environment: is required",
+        &format!("{cert}: holds no certificates"),
+        &format!("{key}: is open to others"),
+        &format!("{absent}: No such file"),
+        &format!("--policy {policy}: "),
+        "--store: must",
+        "--redis-key-prefix: must",
+        "--redis-min-replicas: must",
+        "--redis-timeout: must",
+        &format!("--redis-password-file {absent}: No such file"),
+        "--kms-key: must",
+        "--kms-previous-key: must",
+        "--kms-endpoint: must",
+        "--max-secrets-per-workspace: must",
+        "--drain-delay: must",
+        "--log: must",
+        "--log-format: must",
+        "--otlp-endpoint: must",
+    ] {
+        let line = format!("workflow-secrets: {fault}");
+        assert!(outcome.stderr.contains(&line), "no {fault:?} in {}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("open to all"), "{}", outcome.stderr);
+}
+
+#[tokio::test]
+async fn settings_must_fit_each_other() {
+    let outcome = serve(
+        &[
+            ["--store", "redis://localhost"],
+            ["--redis-ca", "ca.crt"],
+            ["--redis-timeout", "0s"],
+            ["--kms-key", "arn:aws:kms:eu-west-1:111122223333:alias/a"],
+            ["--kms-region", "us-east-1"],
+        ],
+        &[],
+    )
+    .await;
+    assert_eq!(outcome.code, Some(64), "{}", outcome.stderr);
+    for fault in [
+        "--redis-ca: needs a rediss:// store",
+        "--redis-timeout: must be longer than 0",
+        "--kms-region: the KMS key \"arn:aws:kms:eu-west-1:111122223333:alias/a\" is not of",
+    ] {
+        assert!(outcome.stderr.contains(fault), "no {fault:?} in {}", outcome.stderr);
+    }
+}
+
+#[tokio::test]
+async fn settings_are_checked_before_a_port_opens() {
+    let platform = Platform::start_with(Options::default()).await;
+    // Whoever tries to open this port is told that it is taken.
+    let taken = TcpListener::bind(free_address()).unwrap();
+    let flags = platform.flags(taken.local_addr().unwrap());
+    let outcome = run(command("serve").args(&flags)).await;
+    assert_eq!(outcome.code, Some(69), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("cannot listen on"), "{}", outcome.stderr);
+    for variable in ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"] {
+        let outcome = run(command("serve").args(&flags).env(variable, "")).await;
+        assert_eq!(outcome.code, Some(64), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(variable), "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains("cannot listen on"), "{}", outcome.stderr);
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_is_a_wrong_setting_too() {
+    for arguments in [vec!["--no-such-flag"], vec!["--listen"], vec!["stray"]] {
+        let outcome = run(command("serve").args(&arguments)).await;
+        assert_eq!(outcome.code, Some(64), "{arguments:?}: {}", outcome.stderr);
+    }
+    assert_eq!(run(&mut command("no-such-command")).await.code, Some(64));
+}
+
+#[tokio::test]
+async fn help_names_the_variable_of_every_flag() {
+    let outcome = run(command("serve").arg("--help")).await;
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+    let help = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let flags: Vec<_> = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("--")?.split(' ').next())
+        .collect();
+    assert!(flags.len() >= 25, "{flags:?}");
+    for flag in flags {
+        let variable = flag.replace('-', "_").to_uppercase();
+        let told = help.contains(&format!("[env: WORKFLOW_SECRETS_{variable}="));
+        assert!(told, "the variable of --{flag} is not told");
+    }
+}
+
+#[tokio::test]
+async fn environment_variables_work_like_flags() {
+    let platform = Platform::start().await;
+    let audit = platform.file("audit.jsonl");
+    let more = [
+        ("WORKFLOW_SECRETS_AUDIT", audit.to_str().unwrap()),
+        ("WORKFLOW_SECRETS_REQUIRE_DURABLE", "true"),
+        ("WORKFLOW_SECRETS_MAX_SECRETS_PER_WORKSPACE", "1"),
+        ("WORKFLOW_SECRETS_LOG_FORMAT", "text"),
+    ];
+    let replica = platform.replica_by_environment(&more).await;
+    let mut writer = platform.client(&replica, "platform").await;
+    let mut executor = platform.client(&replica, "executor").await;
+    writer.create_secret(create("ws", "KEY", "value")).await.unwrap();
+    assert!(writer.create_secret(create("ws", "ANOTHER", "value")).await.is_err());
+    let answer = executor.resolve_secrets(resolve("ws", &["KEY"])).await.unwrap();
+    assert_eq!(value(&answer.into_inner(), "KEY"), "value");
+    assert_eq!(fs::read_to_string(audit).unwrap().lines().count(), 3);
+    assert!(replica.stderr().contains(" INFO "), "{}", replica.stderr());
+}
+
+#[tokio::test]
+async fn a_flag_counts_more_than_its_variable() {
+    let outcome = serve(
+        &[["--log-format", "xml"], ["--redis-timeout", "1s"]],
+        &[("WORKFLOW_SECRETS_LOG_FORMAT", "json"), ("WORKFLOW_SECRETS_REDIS_TIMEOUT", "soon")],
+    )
+    .await;
+    assert_eq!(outcome.code, Some(64));
+    assert!(outcome.stderr.contains("--log-format"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("--redis-timeout"), "{}", outcome.stderr);
+}
+
+/// Starts a replica that must end by itself, and say why.
+async fn check_refusal(platform: &Platform, flags: &[&str], why: &str) {
+    let mut replica = platform.launch(flags);
+    let status = replica.ended(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(69), "{}", replica.stderr());
+    let told = replica.stderr().contains(&format!("workflow-secrets: Redis: {why}"));
+    assert!(told, "{}", replica.stderr());
+}
+
+#[tokio::test]
+async fn a_redis_that_does_not_fit_is_refused() {
+    let evicting = Options::default().memory("100mb", "allkeys-lru");
+    let platform = Platform::start_with(evicting).await;
+    check_refusal(&platform, &[], "maxmemory-policy of Redis must be noeviction").await;
+
+    let user = Options::default().user("service", &[">right", "~*", "+@all"]);
+    let mut platform = Platform::start_with(user).await;
+    check_refusal(&platform, &["--require-durable"], "Redis has no append-only file").await;
+    let password = platform.file("password");
+    let login =
+        ["--redis-username", "service", "--redis-password-file", password.to_str().unwrap()];
+    fs::write(&password, "wrong").unwrap();
+    check_refusal(&platform, &login, "Redis denies access: user or password is wrong").await;
+    fs::write(&password, "right\n").unwrap();
+    platform.replica_with(&login).await;
+
+    platform.redis.kill9();
+    check_refusal(&platform, &[], "Redis cannot be reached: connection refused").await;
+}
