@@ -9,7 +9,7 @@ use super::{
     idempotency::Parts,
 };
 use crate::{
-    domain::{Etag, ManagedBy, RequestId, SecretName, WorkspaceId},
+    domain::{Etag, RequestId, SecretName, WorkspaceId},
     store::{Batch, Expect, Key, Operation, Write},
 };
 
@@ -85,9 +85,6 @@ impl Change for DeleteSecret {
             return Err(secrets.not_found(&grants, &self.workspace, &self.name).await);
         };
         may_change(&grants, &stored.metadata.managed_by)?;
-        if self.etag.is_none() && matches!(stored.metadata.managed_by, ManagedBy::System(_)) {
-            return Err(Error::field("etag", "is required for a system-managed secret"));
-        }
         stored.check_etag(self.etag.as_ref())?;
         let delete = |key, expect| Operation { key, expect, write: Write::Delete };
         let batch = Batch {
