@@ -8,8 +8,12 @@ use tonic::{Code, IntoRequest, Request, metadata::MetadataValue};
 use tonic_types::StatusExt as _;
 use workflow_secrets::grpc::proto;
 
-use super::support::platform::{
-    Client, Platform, assert_refused, create, delete, get, reason, resolve, spiffe_id, update, with,
+use super::support::{
+    platform::{
+        Client, Platform, assert_refused, create, delete, get, reason, resolve, spiffe_id, update,
+        with,
+    },
+    redis_server::RedisServer,
 };
 
 const WS: &str = "ws";
@@ -125,7 +129,7 @@ async fn absent_fields_stay_as_they_are() {
     let created = client.create_secret(request).await.unwrap().into_inner();
 
     // A description alone touches neither version nor sealed value.
-    let sealed = |redis: &super::support::redis_server::RedisServer| {
+    let sealed = |redis: &RedisServer| {
         redis.cli(&["HGET", &format!("workflow-secrets:{{{WS}}}:records"), "v/KEY"])
     };
     let before = sealed(&platform.redis);
@@ -181,7 +185,7 @@ async fn an_expired_secret_no_longer_resolves() {
     }
     read(&mut executor, "A").await;
 
-    let soon = SystemTime::now() + Duration::from_secs(2);
+    let soon = SystemTime::now() + Duration::from_secs(3);
     let secret = change(&mut client, expiring("A", soon.into())).await;
     assert_eq!((secret.version, secret.expire_time), (1, Some(soon.into())));
     assert_eq!(read(&mut executor, "A").await.expire_time, Some(soon.into()));

@@ -44,13 +44,7 @@ async fn pages_follow_one_another_in_byte_order() {
     let longest = "z".repeat(128);
     for name in ["b", "B", "_a", "A1", "a", "A", &longest, "A_", "a_b", "AA"] {
         client.create_secret(create(WS, name, "value")).await.unwrap();
-        client.create_secret(create("ws2", &format!("{name}2"), "value")).await.unwrap_or_else(
-            // The longest has no room for one more.
-            |status| {
-                assert_eq!(status.code(), Code::InvalidArgument);
-                proto::Secret::default().into()
-            },
-        );
+        client.create_secret(create("ws2", &name.replace('A', "C"), "value")).await.unwrap();
     }
     let expected = ["A", "A1", "AA", "A_", "B", "_a", "a", "a_b", "b", &longest];
     for size in [1, 2, 3, 5, 9, 10, 11, 0, 1_000, i32::MAX] {

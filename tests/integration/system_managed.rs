@@ -7,8 +7,8 @@ use tonic_types::StatusExt as _;
 use workflow_secrets::grpc::proto::{self, ManagedBy, Owner};
 
 use super::support::platform::{
-    CALLERS, Client, Platform, assert_refused, create, delete, get, list, resolve, spiffe_id,
-    update, value, with,
+    CALLERS, Client, Platform, Replica, assert_refused, create, delete, get, list, resolve,
+    spiffe_id, update, value, with,
 };
 
 const WS: &str = "ws";
@@ -17,7 +17,7 @@ const WS: &str = "ws";
 struct Callers(HashMap<&'static str, Client>);
 
 impl Callers {
-    async fn of(platform: &Platform) -> (super::support::platform::Replica, Self) {
+    async fn of(platform: &Platform) -> (Replica, Self) {
         let replica = platform.replica().await;
         let mut clients = HashMap::new();
         for caller in CALLERS {
