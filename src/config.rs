@@ -5,7 +5,10 @@
 mod args;
 
 use std::{
+    fs::File,
+    io::Read as _,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -271,8 +274,20 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
 /// # Errors
 /// All its faults, or why it cannot be read.
 pub fn load_policy(path: &Path) -> Result<Arc<Policy>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = read_file(path, 0o002)?;
     Policy::parse(&text).map(Arc::new).map_err(|faults| faults.to_string())
+}
+
+/// Reads a text file that must not grant the rights in `refused` (mode bits).
+fn read_file(path: &Path, refused: u32) -> Result<String, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let mode = file.metadata().map_err(|error| error.to_string())?.permissions().mode();
+    if mode & refused != 0 {
+        return Err(format!("its mode is {:o}, which gives others too many rights", mode & 0o777));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
 }
 
 fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
@@ -299,7 +314,8 @@ fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
     }
     let password = match &args.redis_password_file {
         Some(path) => {
-            Some(f.note(&format!("--redis-password-file {path}"), std::fs::read_to_string(path))?)
+            let text = read_file(Path::new(path), 0o007);
+            Some(f.note(&format!("--redis-password-file {path}"), text)?)
         }
         None => None,
     };

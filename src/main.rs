@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit};
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
+    if let Err(error) = forbid_core_dumps() {
+        return fail(SOFTWARE, error);
+    }
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(SOFTWARE, error),
@@ -70,6 +74,16 @@ fn main() -> ExitCode {
     // Work that is stuck must not hold the process past its grace period.
     runtime.shutdown_timeout(Duration::from_millis(500));
     code
+}
+
+/// Keeps values and data keys out of core dumps, and other processes of the
+/// same user from reading this one's memory (PR_SET_DUMPABLE).
+fn forbid_core_dumps() -> io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(Resource::Core, none)?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// Sets telemetry up, binds the listener and serves until a signal comes.

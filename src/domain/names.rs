@@ -77,8 +77,20 @@ fn description(text: &str) -> Result<(), Refusal> {
 }
 
 fn actor(text: &str) -> Result<(), Refusal> {
-    if text.is_empty() || text.chars().count() > 256 || text.chars().any(char::is_control) {
-        return Err(Refusal::Malformed("must have 1 to 256 characters and no control characters"));
+    // Zero-width characters, changes of writing direction, byte-order mark.
+    let invisible = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let unclear = |c: char| c.is_control() || invisible(c);
+    if text.is_empty() || text.chars().count() > 256 || text.chars().any(unclear) {
+        return Err(Refusal::Malformed(
+            "must have 1 to 256 characters, none of them a control character or invisible",
+        ));
+    }
+    // Recorded where otherwise a proven id stands, so it must not look like one.
+    let head = text.get(..9).unwrap_or_default();
+    if text.trim() != text || head.eq_ignore_ascii_case("spiffe://") {
+        return Err(Refusal::Malformed(
+            "must not start or end with blanks, nor look like a SPIFFE id",
+        ));
     }
     Ok(())
 }
@@ -273,7 +285,10 @@ mod tests {
     #[test]
     fn actors_ids_and_labels() {
         assert!(Actor::parse("Zoë Müller <zoe@example.com>").is_ok());
-        assert!(Actor::parse("a\nb").is_err());
+        for bad in ["a\nb", " a", "a ", "SPIFFE://td/x", "spiffe://td/x", "a\u{202e}b", "\u{200b}"]
+        {
+            assert!(Actor::parse(bad).is_err(), "{bad:?}");
+        }
         assert!(Actor::parse("").is_err());
         assert!(Actor::parse(&"a".repeat(257)).is_err());
         assert!(RunId::parse("").is_ok());

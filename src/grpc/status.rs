@@ -69,12 +69,15 @@ fn describe(
             "the policy grants the caller no such call in this workspace",
         ),
         Error::SystemManaged(owner) => {
-            metadata.insert("integration".into(), owner.integration.to_string());
-            metadata.insert("connection_id".into(), owner.connection_id.to_string());
-            let message = format!(
-                "the secret is managed by integration {}: reconnect or revoke it there",
-                owner.integration
+            let whose = owner.as_ref().map_or_else(
+                || "another integration".to_owned(),
+                |owner| {
+                    metadata.insert("integration".into(), owner.integration.to_string());
+                    metadata.insert("connection_id".into(), owner.connection_id.to_string());
+                    format!("integration {}", owner.integration)
+                },
             );
+            let message = format!("the secret is managed by {whose}: reconnect or revoke it there");
             (Code::PermissionDenied, message)
         }
         Error::UserManaged => text(
@@ -145,7 +148,8 @@ fn describe(
         ),
         Error::RecordCorrupt(_) => text(
             Code::DataLoss,
-            "a stored record fails authentication: restore it from a backup or save it again",
+            "a stored record fails authentication: restore it from a backup, or update \
+             its value and expire_time together",
         ),
         Error::DataKeyMissing => text(
             Code::DataLoss,

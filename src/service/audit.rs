@@ -208,8 +208,9 @@ impl AuditLog {
         self.submit(lines).await
     }
 
-    /// Waits until everything handed in before is written, for an orderly
-    /// exit.
+    /// Waits until everything handed in before is written: for an orderly exit,
+    /// and before a change, which must not be made while its line cannot be
+    /// written. Fails also while the last write failed.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -249,7 +250,12 @@ fn write_batches(
             lines.extend_from_slice(&next.lines);
             waiting.push((next.ack, next._room));
         }
-        let outcome = output.write(&lines);
+        let outcome = match lines.is_empty() {
+            // A flush: there is nothing to try the sink with.
+            true if failing => Err(io::Error::other("the last write failed")),
+            true => Ok(()),
+            false => output.write(&lines),
+        };
         // One record per spell of trouble, not one per call.
         match &outcome {
             Err(error) if !failing => tracing::error!(%error, "audit stream cannot be written"),

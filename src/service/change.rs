@@ -19,6 +19,10 @@ use crate::{
     },
 };
 
+/// Changes under way. They outlive calls that are given up, so the bound on
+/// calls does not hold them.
+const MAX_CHANGES: usize = 2_000;
+
 /// Attempts before a lost race is told to a caller that sent no etag.
 const ATTEMPTS: usize = 8;
 
@@ -85,8 +89,17 @@ impl Secrets {
         let work = async move {
             let outcome = secrets.attempts(&caller, &mut change).await;
             let event = secrets.change_event(&caller, &change, &outcome);
-            secrets.audited(vec![event], outcome).await
+            let audited = secrets.audited(vec![event.clone()], outcome).await;
+            if event.outcome == "ok" && audited.is_err() {
+                // Between the look at the stream and the commit it broke: what
+                // was done must be told somewhere.
+                tracing::error!(?event, "CHANGE MADE, AUDIT LINE NOT WRITTEN");
+            }
+            audited
         };
+        if self.changes.len() >= MAX_CHANGES {
+            return Err(Error::Overloaded);
+        }
         let task = self.changes.spawn(work.in_current_span());
         task.await.unwrap_or(Err(Error::Internal("the change ended early")))
     }
@@ -206,8 +219,10 @@ impl Secrets {
         })
     }
 
-    /// Commits; a race may be lost also against the same request id.
+    /// Commits, unless the audit stream is in trouble. A race may be lost also
+    /// against the same request id.
     pub(super) async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<(), Error> {
+        self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
         match self.store.commit(workspace, batch).await? {
             Commit::Done => Ok(()),
             Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {
@@ -249,6 +264,7 @@ pub(super) fn may_change(grants: &Grants, managed_by: &ManagedBy) -> Result<(), 
         ManagedBy::User if grants.manage_user() => Ok(()),
         ManagedBy::User => Err(Error::UserManaged),
         ManagedBy::System(owner) if grants.integration(&owner.integration) => Ok(()),
-        ManagedBy::System(owner) => Err(Error::SystemManaged(owner.clone())),
+        // Whose it is, is told to those who could look it up.
+        ManagedBy::System(owner) => Err(Error::SystemManaged(grants.list().then(|| owner.clone()))),
     }
 }

@@ -131,7 +131,7 @@ impl Change for CreateSecret {
     }
 
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
-        Parts::of("CreateSecret", caller)
+        Parts::of("CreateSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .text(self.value.expose())
             .text(self.description.as_str())

@@ -57,7 +57,7 @@ impl Change for DeleteSecret {
     }
 
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
-        Parts::of("DeleteSecret", caller)
+        Parts::of("DeleteSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
     }

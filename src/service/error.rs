@@ -61,9 +61,9 @@ pub enum Error {
     /// The policy grants no such call in that workspace.
     #[error("not granted")]
     NotGranted,
-    /// An integration owns the secret.
-    #[error("system-managed by {}", .0.integration)]
-    SystemManaged(Owner),
+    /// An integration owns the secret; which one, for callers that may list.
+    #[error("system-managed")]
+    SystemManaged(Option<Owner>),
     /// People own the secret.
     #[error("managed by people")]
     UserManaged,

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use super::{
     ActiveKey, Caller, Error, Secrets,
-    change::{Change, Changed},
+    change::{Change, Changed, may_change},
 };
 use crate::{
-    domain::{Owner, RequestId, Timestamp},
+    domain::{Owner, RequestId, Timestamp, WorkspaceId},
     envelope::{self, DataKey},
     store::{
         Batch,
@@ -20,8 +20,8 @@ use crate::{
 pub(super) struct Parts<'a>(Vec<Cow<'a, [u8]>>);
 
 impl<'a> Parts<'a> {
-    pub(super) fn of(method: &'a str, caller: &'a Caller) -> Self {
-        Self(vec![]).text(method).text(caller.id.as_str())
+    pub(super) fn of(method: &'a str, caller: &'a Caller, workspace: &'a WorkspaceId) -> Self {
+        Self(vec![]).text(method).text(caller.id.as_str()).text(workspace.as_str())
     }
 
     pub(super) fn text(self, text: &'a str) -> Self {
@@ -86,6 +86,10 @@ impl Secrets {
         let fingerprint = change.parts(caller).fingerprint(key.as_deref());
         if fingerprint != remembered.fingerprint {
             return Err(Error::RequestIdReused);
+        }
+        // Rights may have gone since the first answer.
+        if let Some((secret, _)) = &remembered.secret {
+            may_change(&self.grants(caller, change.workspace()), &secret.managed_by)?;
         }
         let again = Batch { request: Some((id.clone(), outcome)), ..Batch::default() };
         self.store.commit(change.workspace(), again).await?;

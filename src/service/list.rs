@@ -1,10 +1,10 @@
 //! ListSecrets.
 
-use super::{Caller, Error, SecretView, Secrets, Stored, audit::Action, get::may_see};
+use super::{Caller, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see};
 use crate::{
-    domain::{ManagedBy, Refusal, SecretName, WorkspaceId},
+    domain::{ManagedBy, Refusal, SecretMetadata, SecretName, WorkspaceId},
     envelope,
-    store::Key,
+    store::{Key, Record},
 };
 
 /// How many secrets a page may have: 1 to 1,000.
@@ -48,9 +48,13 @@ pub struct Page {
     pub next_page_token: String,
 }
 
-/// Rounds of looking for secrets that may be shown; a page may come back
-/// short, or even empty, with a token to go on (AIP-158).
-const ROUNDS: usize = 4;
+/// Records looked at in each further step, where many are passed over because
+/// they may not be shown. The quota of the workspace bounds the steps.
+const STEP: usize = 500;
+
+/// Bytes of descriptions from which a page ends early, so that it fits the
+/// 4 MiB that gRPC clients accept unless told otherwise.
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
 
 impl Secrets {
     /// Lists secrets without their values.
@@ -70,42 +74,53 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
-        let mut after = request.start(caller)?;
-        let mut secrets = Vec::new();
-        for _ in 0..ROUNDS {
-            // One more than needed tells whether there is a next page.
-            let limit = size - secrets.len() + 1;
-            let records = self
-                .store
-                .scan(workspace, Key::METADATA, after.as_ref().map(Key::metadata).as_ref(), limit)
-                .await?;
+        let mut after = request.start(caller)?.as_ref().map(Key::metadata);
+        let mut secrets: Vec<SecretView> = Vec::new();
+        let mut bytes = 0;
+        // One more than needed tells whether there is a next page.
+        let mut limit = size + 1;
+        loop {
+            let records = self.store.scan(workspace, Key::METADATA, after.as_ref(), limit).await?;
             let exhausted = records.len() < limit;
             for (key, record) in records {
-                let name = key.as_str().strip_prefix(Key::METADATA).map(SecretName::parse);
-                let Some(Ok(name)) = name else {
-                    return Err(Error::RecordCorrupt("metadata key"));
-                };
-                if secrets.len() == *size {
-                    let next_page_token = request.token(caller, after.as_ref());
+                after = Some(key.clone());
+                let Some(stored) = readable(&key, record) else { continue };
+                if !request.shows(&grants, &stored.metadata) {
+                    continue;
+                }
+                if secrets.len() == *size || bytes > PAGE_BYTES {
+                    // The last one shown: a name passed over is told to nobody.
+                    let last = secrets.last().map(|secret| &secret.metadata.name);
+                    let next_page_token = request.token(caller, last);
                     return Ok(Page { secrets, next_page_token });
                 }
-                let Some(stored) = Stored::decode(&name, Some(record))? else { continue };
-                let hidden = !request.show_system_managed
-                    && matches!(stored.metadata.managed_by, ManagedBy::System(_));
-                if !hidden && may_see(&grants, &stored.metadata) {
-                    secrets.push(SecretView::stored(workspace, stored.metadata, stored.revision));
-                }
-                after = Some(name);
+                bytes += stored.metadata.description.as_str().len();
+                secrets.push(SecretView::stored(workspace, stored.metadata, stored.revision));
             }
             if exhausted {
                 return Ok(Page { secrets, next_page_token: String::new() });
             }
+            limit = STEP;
         }
-        Ok(Page { secrets, next_page_token: request.token(caller, after.as_ref()) })
     }
 }
 
+/// Metadata that can be read. One broken record must not hide all others.
+fn readable(key: &Key, record: Record) -> Option<Stored> {
+    let name = SecretName::parse(key.as_str().strip_prefix(Key::METADATA)?).ok();
+    let stored = name.and_then(|name| Stored::decode(&name, Some(record)).ok().flatten());
+    if stored.is_none() {
+        tracing::error!(%key, "metadata record corrupt: not listed");
+    }
+    stored
+}
+
 impl ListSecrets {
+    fn shows(&self, grants: &Grants, secret: &SecretMetadata) -> bool {
+        let user_managed = secret.managed_by == ManagedBy::User;
+        (user_managed || self.show_system_managed) && may_see(grants, secret)
+    }
+
     /// Ties a token to the caller and the other arguments, so that it cannot
     /// be carried into another listing by mistake. It grants nothing: every
     /// call is authorized on its own.

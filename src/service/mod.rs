@@ -190,14 +190,22 @@ impl Secrets {
     }
 
     async fn other_case(&self, workspace: &WorkspaceId, name: &SecretName) -> Option<SecretName> {
-        // An error path that reads; bounded, and silent when the store fails.
-        const LOOK_AT: usize = 2_000;
-        let records = self.store.scan(workspace, Key::METADATA, None, LOOK_AT).await.ok()?;
-        records
-            .iter()
-            .filter_map(|(key, _)| key.as_str().strip_prefix(Key::METADATA))
-            .find(|other| other.eq_ignore_ascii_case(name.as_str()))
-            .and_then(|other| SecretName::parse(other).ok())
+        // Bounded, reads keys only, and is silent when the store fails: an
+        // error must not cost more than an answer.
+        const LOOK_AT: usize = 1_000;
+        let first = name.as_str().chars().next()?;
+        for first in [first.to_ascii_uppercase(), first.to_ascii_lowercase()] {
+            let prefix = format!("{}{first}", Key::METADATA);
+            let keys = self.store.keys(workspace, &prefix, LOOK_AT).await.ok()?;
+            let other = keys
+                .iter()
+                .filter_map(|key| key.as_str().strip_prefix(Key::METADATA))
+                .find(|other| other.eq_ignore_ascii_case(name.as_str()));
+            if let Some(other) = other {
+                return SecretName::parse(other).ok();
+            }
+        }
+        None
     }
 }
 

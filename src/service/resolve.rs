@@ -1,6 +1,6 @@
 //! ResolveSecrets: the hot path of every workflow run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     ActiveKey, Caller, Cause, Error, FieldViolation, Secrets, Stored,
@@ -113,35 +113,41 @@ impl Secrets {
         if !self.grants(caller, workspace).resolve() {
             return Err(Error::NotGranted);
         }
+        // A secret may be wanted under several aliases: it is read once.
         let credentials = &request.credentials.0;
+        let names: BTreeSet<_> = credentials.iter().map(|credential| &credential.secret).collect();
         let mut keys = vec![Key::active_data_key()];
-        for Credential { secret, .. } in credentials {
-            keys.extend([Key::metadata(secret), Key::value(secret)]);
+        for name in &names {
+            keys.extend([Key::metadata(name), Key::value(name)]);
         }
         let mut records = self.store.read(workspace, &keys).await?.into_iter();
-        let mut keys = Keys { secrets: self, workspace, active: None, opened: BTreeMap::new() };
-        keys.active = ActiveKey::decode(records.next().flatten())?;
+        let active = ActiveKey::decode(records.next().flatten())?;
+        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        let records: BTreeMap<_, _> = names
+            .into_iter()
+            .map(|name| (name, (records.next().flatten(), records.next().flatten())))
+            .collect();
 
         let now = self.clock.now();
         let mut resolved = Vec::with_capacity(credentials.len());
-        let mut unresolved = Vec::new();
+        let mut unresolved = BTreeMap::new();
         for Credential { secret, alias } in credentials {
-            let (metadata, value) = (records.next().flatten(), records.next().flatten());
+            let (metadata, value) = records.get(secret).cloned().unwrap_or_default();
             match keys.open(secret, metadata, value, now).await? {
                 Ok(payload) => {
                     resolved.push(Resolved { alias: alias.clone(), name: secret.clone(), payload });
                 }
-                Err(cause) => unresolved.push((secret.clone(), cause)),
+                Err(cause) => _ = unresolved.insert(secret.clone(), cause),
             }
         }
         if unresolved.is_empty() {
             return Ok(resolved);
         }
-        unresolved.sort_by(|(a, _), (b, _)| a.cmp(b));
-        unresolved.dedup();
-        Err(Error::Unresolved(unresolved))
+        Err(Error::Unresolved(unresolved.into_iter().collect()))
     }
 
+    /// One line per credential. A call that is not granted touches no secret
+    /// and leaves one line, which names the secret if there is but one.
     fn resolve_events(
         &self,
         caller: &Caller,
@@ -149,21 +155,24 @@ impl Secrets {
         outcome: &Result<Vec<Resolved>, Error>,
     ) -> Vec<AuditEvent> {
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
-        let credentials = request.credentials.0.iter().enumerate();
-        credentials
-            .map(|(i, credential)| AuditEvent {
-                secret: Some(credential.secret.clone()),
-                alias: Some(credential.alias.clone()),
-                version: outcome
-                    .as_ref()
-                    .ok()
-                    .and_then(|all| all.get(i))
-                    .map(|r| r.payload.version),
-                workflow_id: request.workflow_id.clone(),
-                run_id: request.run_id.clone(),
-                ..self.event(caller, &request.workspace, Action::Resolve, reason)
-            })
-            .collect()
+        let line = |secret: Option<&Credential>, version| AuditEvent {
+            secret: secret.map(|credential| credential.secret.clone()),
+            alias: secret.map(|credential| credential.alias.clone()),
+            version,
+            workflow_id: request.workflow_id.clone(),
+            run_id: request.run_id.clone(),
+            ..self.event(caller, &request.workspace, Action::Resolve, reason)
+        };
+        match (outcome, request.credentials.0.as_slice()) {
+            (Err(Error::NotGranted), [only]) => vec![line(Some(only), None)],
+            (Err(Error::NotGranted), _) => vec![line(None, None)],
+            (Err(_), all) => all.iter().map(|one| line(Some(one), None)).collect(),
+            (Ok(resolved), all) => all
+                .iter()
+                .zip(resolved)
+                .map(|(one, resolved)| line(Some(one), Some(resolved.payload.version)))
+                .collect(),
+        }
     }
 }
 
@@ -209,7 +218,14 @@ impl Keys<'_> {
             name: &stored.metadata.name,
             revision: stored.metadata.value_revision,
         };
-        Ok(envelope::open(&key, &binding, &record)?)
+        let payload = envelope::open(&key, &binding, &record)?;
+        // Metadata is not sealed; what it repeats of the sealed value tells
+        // whether someone wrote to it.
+        let Stored { metadata, .. } = stored;
+        if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
+            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
+        }
+        Ok(payload)
     }
 
     async fn key(&mut self, id: DataKeyId) -> Result<std::sync::Arc<DataKey>, Error> {

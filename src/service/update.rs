@@ -115,7 +115,7 @@ impl Change for UpdateSecret {
             ExpiryChange::Clear => (true, None),
             ExpiryChange::Set(time) => (false, Some(time)),
         };
-        Parts::of("UpdateSecret", caller)
+        Parts::of("UpdateSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .optional(self.value.as_ref().map(|value| value.expose().as_bytes()))
             .optional(self.description.as_ref().map(|text| text.as_str().as_bytes()))
@@ -127,9 +127,9 @@ impl Change for UpdateSecret {
     }
 
     fn needs_value(&self) -> bool {
-        // The expiry is sealed with the value: to change it alone, the value
-        // is opened and sealed again.
-        self.value.is_none() && self.expiry != ExpiryChange::Keep
+        // Value and expiry are sealed together: to change one of them, the
+        // other is opened and sealed again.
+        self.seals() && (self.value.is_none() || self.expiry == ExpiryChange::Keep)
     }
 
     fn authorize(&self, grants: &Grants) -> Result<(), Error> {
@@ -170,14 +170,12 @@ impl Change for UpdateSecret {
         if self.seals() {
             metadata.value_revision = revision;
             let (key, key_unchanged) = secrets.sealing_key(&self.workspace, active.clone()).await?;
-            let reopened;
-            let value = match &self.value {
-                Some(value) => value,
-                None => {
-                    reopened = secrets.reopen(&self.workspace, &stored, value, active).await?.value;
-                    &reopened
-                }
+            let old = match self.needs_value() {
+                true => Some(secrets.reopen(&self.workspace, &stored, value, active).await?),
+                false => None,
             };
+            let old = old.as_ref().map(|old| &old.value);
+            let value = self.value.as_ref().or(old).ok_or(Error::Internal("no value to seal"))?;
             let payload =
                 Payload { version: metadata.version, expire_time: metadata.expire_time, value };
             operations.push(secrets.sealed(&self.workspace, &key, &metadata, &payload)?);

@@ -246,6 +246,16 @@ impl Store for EmbeddedStore {
         stored.into_iter().map(|(key, s)| Ok((key, Record::from_stored(&s)?))).collect()
     }
 
+    async fn keys(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let found = self.scan(workspace, prefix, None, limit).await?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
     async fn workspaces(
         &self,
         cursor: Option<&WorkspacesCursor>,

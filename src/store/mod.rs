@@ -217,6 +217,15 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StoreError>;
 
+    /// Keys that start with `prefix`, in byte order, at most `limit`. Reads no
+    /// record, so it costs far less than [`Self::scan`].
+    async fn keys(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError>;
+
     /// Workspaces that have records, in no order; each at least once while
     /// none is added or removed. `None` starts; no cursor back ends.
     async fn workspaces(

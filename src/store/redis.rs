@@ -57,6 +57,8 @@ const NOT_UNDERSTOOD: StoreError = StoreError::Malformed("answer of Redis");
 pub struct RedisStore {
     config: Arc<RedisConfig>,
     link: Link,
+    /// For scans: their answers are large, and nothing else waits behind them.
+    scans: Link,
     replicated: Option<Replicated>,
     commit: Lua,
     scan: Lua,
@@ -84,6 +86,13 @@ impl RedisStore {
     pub async fn connect(config: RedisConfig) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let link = Link::start(Arc::clone(&config)).await?;
+        if !link.durable() {
+            tracing::warn!(
+                "Redis has no append-only file (appendonly no): \
+                 SECRETS WRITTEN SINCE ITS LAST SNAPSHOT ARE LOST WHEN IT STOPS"
+            );
+        }
+        let scans = Link::start(Arc::clone(&config)).await?;
         let replicated = match config.min_replicas {
             0 => None,
             _ => Some(Replicated {
@@ -91,7 +100,8 @@ impl RedisStore {
                 turn: Semaphore::new(1),
             }),
         };
-        Ok(Self { config, link, replicated, commit: Lua::new(COMMIT), scan: Lua::new(SCAN) })
+        let (commit, scan) = (Lua::new(COMMIT), Lua::new(SCAN));
+        Ok(Self { config, link, scans, replicated, commit, scan })
     }
 
     fn deadline(&self) -> Instant {
@@ -229,27 +239,16 @@ impl Store for RedisStore {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StoreError> {
-        let from = match after {
-            Some(key) if key.as_str() >= prefix => format!("({key}"),
-            _ => format!("[{prefix}"),
-        };
-        // The least bytes above all that start with the prefix. No byte of
-        // UTF-8 is 255.
-        let mut to = [b"(", prefix.as_bytes()].concat();
-        match to.last_mut() {
-            Some(last) if !prefix.is_empty() => *last += 1,
-            _ => to = b"+".to_vec(),
-        }
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let [from, to] = bounds(prefix, after);
         let call = Call {
             lua: &self.scan,
             keys: vec![self.key(workspace, "records"), self.key(workspace, "index")],
-            arguments: vec![from.into_bytes(), to, limit.to_string().into_bytes()],
+            arguments: vec![from, to, limit.to_string().into_bytes()],
             replicas: 0,
         };
         let deadline = self.deadline();
-        let replies = match call.run(&self.link, deadline).await {
-            Err(Failure::Lost(_)) => call.run(&self.link, deadline).await?,
+        let replies = match call.run(&self.scans, deadline).await {
+            Err(Failure::Lost(_)) => call.run(&self.scans, deadline).await?,
             other => other?,
         };
         let Some(Value::Array(values)) = replies.into_iter().next() else {
@@ -265,6 +264,24 @@ impl Store for RedisStore {
         Ok(found)
     }
 
+    async fn keys(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let [from, to] = bounds(prefix, None);
+        let mut command = redis::cmd("ZRANGEBYLEX");
+        command.arg(self.key(workspace, "index")).arg(from).arg(to);
+        command.arg("LIMIT").arg(0).arg(limit);
+        match self.ask(&self.scans, command).await? {
+            Value::Array(keys) => {
+                keys.into_iter().map(|key| text(key).map(Key::from_stored)).collect()
+            }
+            _ => Err(NOT_UNDERSTOOD),
+        }
+    }
+
     async fn workspaces(
         &self,
         cursor: Option<&WorkspacesCursor>,
@@ -275,7 +292,7 @@ impl Store for RedisStore {
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(format!("{head}*{tail}"));
         command.arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("hash");
-        let Value::Array(reply) = self.ask(&self.link, command).await? else {
+        let Value::Array(reply) = self.ask(&self.scans, command).await? else {
             return Err(NOT_UNDERSTOOD);
         };
         let Ok([next, Value::Array(keys)]) = <[Value; 2]>::try_from(reply) else {
@@ -297,7 +314,8 @@ impl Store for RedisStore {
     /// few replicas) except full memory, which does not keep secrets from being
     /// resolved.
     async fn health(&self) -> Result<(), StoreError> {
-        let links = [Some(&self.link), self.replicated.as_ref().map(|r| &r.link)];
+        let links =
+            [Some(&self.link), Some(&self.scans), self.replicated.as_ref().map(|r| &r.link)];
         for link in links.into_iter().flatten() {
             let mut command = redis::cmd("DEL");
             command.arg(format!("{}:health", self.config.prefix));
@@ -305,6 +323,23 @@ impl Store for RedisStore {
         }
         Ok(())
     }
+}
+
+/// Bounds of ZRANGEBYLEX: what starts with `prefix` and is greater than
+/// `after`.
+fn bounds(prefix: &str, after: Option<&Key>) -> [Vec<u8>; 2] {
+    let from = match after {
+        Some(key) if key.as_str() >= prefix => format!("({key}"),
+        _ => format!("[{prefix}"),
+    };
+    // The least bytes above all that start with the prefix. No byte of UTF-8
+    // is 255.
+    let mut to = [b"(", prefix.as_bytes()].concat();
+    match to.last_mut() {
+        Some(last) if !prefix.is_empty() => *last += 1,
+        _ => to = b"+".to_vec(),
+    }
+    [from.into_bytes(), to]
 }
 
 /// `ARGV` of the commit script.

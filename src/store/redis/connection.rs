@@ -58,6 +58,8 @@ pub enum StartError {
 pub(super) struct Opened {
     pub(super) commands: MultiplexedConnection,
     pub(super) driver: JoinHandle<()>,
+    /// It has an append-only file.
+    pub(super) durable: bool,
 }
 
 /// Opens a connection to a Redis that fits, within the connect timeout.
@@ -67,7 +69,7 @@ pub(super) async fn open(config: &RedisConfig) -> Result<Opened, StartError> {
         let info = opened.commands.send_packed_command(&redis::cmd("INFO")).await;
         match info.map_err(|_| StartError::Unreachable("connection lost"))? {
             Value::BulkString(info) => {
-                check(&String::from_utf8_lossy(&info), config.require_durable)?;
+                opened.durable = check(&String::from_utf8_lossy(&info), config.require_durable)?;
                 Ok(opened)
             }
             Value::ServerError(error) if error.code() == "NOPERM" => {
@@ -84,9 +86,9 @@ pub(super) async fn open(config: &RedisConfig) -> Result<Opened, StartError> {
         .unwrap_or(Err(StartError::Unreachable("timed out")))
 }
 
-/// Reads the answer to INFO, which says all there is to check, also where
+/// Whether what this Redis acknowledges survives its end. Reads the answer to INFO, which says all there is to check, also where
 /// CONFIG is denied or renamed, as managed services do.
-fn check(info: &str, require_durable: bool) -> Result<(), StartError> {
+fn check(info: &str, require_durable: bool) -> Result<bool, StartError> {
     let field = |name: &str| {
         info.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -114,12 +116,9 @@ fn check(info: &str, require_durable: bool) -> Result<(), StartError> {
         if require_durable {
             return Err(StartError::NotDurable);
         }
-        tracing::warn!(
-            "Redis has no append-only file (appendonly no): \
-             SECRETS WRITTEN SINCE ITS LAST SNAPSHOT ARE LOST WHEN IT STOPS"
-        );
+        return Ok(false);
     }
-    Ok(())
+    Ok(true)
 }
 
 async fn dial(config: &RedisConfig) -> Result<Opened, StartError> {
@@ -170,7 +169,7 @@ where
             ErrorKind::Io => StartError::Unreachable("connection lost"),
             _ => StartError::NotUnderstood,
         })?;
-    Ok(Opened { commands, driver: tokio::spawn(driver) })
+    Ok(Opened { commands, driver: tokio::spawn(driver), durable: false })
 }
 
 async fn tls_config(
@@ -236,9 +235,9 @@ mod tests {
     #[test]
     fn refuses_what_does_not_fit() {
         let fit = info("7.0.0", "noeviction", "1", "master", "0");
-        assert_eq!(check(&fit, true), Ok(()));
+        assert_eq!(check(&fit, true), Ok(true));
         let later = info("10.2.1", "noeviction", "0", "master", "0");
-        assert_eq!(check(&later, false), Ok(()));
+        assert_eq!(check(&later, false), Ok(false));
         assert_eq!(check(&later, true), Err(StartError::NotDurable));
         for (info, refusal) in [
             (info("6.2.14", "noeviction", "1", "master", "0"), StartError::TooOld),

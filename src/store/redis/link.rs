@@ -32,6 +32,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 pub(super) struct Link {
     live: watch::Receiver<Option<Live>>,
     supervisor: AbortHandle,
+    durable: bool,
     response_timeout: Duration,
 }
 
@@ -69,10 +70,15 @@ impl Link {
     /// Opens the first connection and keeps one open from then on.
     pub(super) async fn start(config: Arc<RedisConfig>) -> Result<Self, StartError> {
         let opened = open(&config).await?;
-        let response_timeout = config.response_timeout;
+        let (response_timeout, durable) = (config.response_timeout, opened.durable);
         let (sender, live) = watch::channel(Some(Live::of(&opened)));
         let supervisor = tokio::spawn(supervise(config, sender, opened)).abort_handle();
-        Ok(Self { live, supervisor, response_timeout })
+        Ok(Self { live, supervisor, durable, response_timeout })
+    }
+
+    /// Whether Redis had an append-only file at first.
+    pub(super) fn durable(&self) -> bool {
+        self.durable
     }
 
     /// Sends commands in one packet and waits for their replies until the

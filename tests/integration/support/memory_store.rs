@@ -150,6 +150,16 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    async fn keys(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        let found = self.scan(workspace, prefix, None, limit).await?;
+        Ok(found.into_iter().map(|(key, _)| key).collect())
+    }
+
     async fn workspaces(
         &self,
         _cursor: Option<&WorkspacesCursor>,
