@@ -73,8 +73,6 @@ workspaces = ["*"]
 /// What replicas share.
 pub(crate) struct Platform {
     pub(crate) redis: RedisServer,
-    /// Where replicas find it.
-    pub(crate) store: String,
     pub(crate) kms: KmsEndpoint,
     /// ARN behind [`KMS_ALIAS`].
     pub(crate) kms_key: String,
@@ -104,8 +102,7 @@ impl Platform {
             fs::write(dir.path().join(format!("{caller}.crt")), cert).unwrap();
             fs::write(dir.path().join(format!("{caller}.key")), key).unwrap();
         }
-        let store = redis.url();
-        Self { redis, store, kms, kms_key, ca, tls, dir }
+        Self { redis, kms, kms_key, ca, tls, dir }
     }
 
     /// A file that all replicas share: `policy.toml`, `tls.crt`, `tls.key`,
@@ -119,7 +116,8 @@ impl Platform {
         self.replica_with(&[]).await
     }
 
-    /// The same with further flags.
+    /// The same with further flags; they go before those that every replica
+    /// gets.
     pub(crate) async fn replica_with(&self, flags: &[&str]) -> Replica {
         let replica = self.launch(flags);
         replica.ready(self).await;
@@ -128,7 +126,10 @@ impl Platform {
 
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
-        self.spawn(free_address(), None, |command, all| command.args(all).args(flags))
+        self.spawn(free_address(), None, |command, all| {
+            let defaults = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
+            command.args(defaults.flatten()).args(flags)
+        })
     }
 
     /// A ready replica whose standard output goes elsewhere.
@@ -181,7 +182,7 @@ impl Platform {
             ("--tls-key", file(&self.tls.key)),
             ("--tls-client-ca", file(&self.tls.client_ca)),
             ("--policy", file(&self.file("policy.toml"))),
-            ("--store", self.store.clone()),
+            ("--store", self.redis.url()),
             ("--kms-key", KMS_ALIAS.to_owned()),
             ("--kms-endpoint", self.kms.url()),
             ("--kms-region", REGION.to_owned()),
