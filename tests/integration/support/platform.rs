@@ -127,8 +127,8 @@ impl Platform {
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
         self.spawn(free_address(), None, |command, all| {
-            let defaults = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
-            command.args(defaults.flatten()).args(flags)
+            let pairs = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
+            command.args(pairs.flatten()).args(flags)
         })
     }
 
