@@ -189,10 +189,10 @@ async fn redis_hung_and_killed_in_a_storm() {
 
 #[tokio::test]
 async fn answers_lost_in_a_storm() {
-    let mut platform = Platform::start().await;
+    let platform = Platform::start().await;
     let proxy = LossyProxy::start(platform.redis.port()).await;
-    platform.store = format!("redis://{}", proxy.address());
-    let replica = platform.replica().await;
+    let store = format!("redis://{}", proxy.address());
+    let replica = platform.replica_with(&["--store", &store]).await;
     let storm = Storm::start(&platform, &[&replica]).await;
     for _ in 0..20 {
         pause(150).await;

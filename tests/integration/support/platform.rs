@@ -73,8 +73,6 @@ workspaces = ["*"]
 /// What replicas share.
 pub(crate) struct Platform {
     pub(crate) redis: RedisServer,
-    /// Where replicas find it.
-    pub(crate) store: String,
     pub(crate) kms: KmsEndpoint,
     /// ARN behind [`KMS_ALIAS`].
     pub(crate) kms_key: String,
@@ -104,8 +102,7 @@ impl Platform {
             fs::write(dir.path().join(format!("{caller}.crt")), cert).unwrap();
             fs::write(dir.path().join(format!("{caller}.key")), key).unwrap();
         }
-        let store = redis.url();
-        Self { redis, store, kms, kms_key, ca, tls, dir }
+        Self { redis, kms, kms_key, ca, tls, dir }
     }
 
     /// A file that all replicas share: `policy.toml`, `tls.crt`, `tls.key`,
@@ -185,7 +182,7 @@ impl Platform {
             ("--tls-key", file(&self.tls.key)),
             ("--tls-client-ca", file(&self.tls.client_ca)),
             ("--policy", file(&self.file("policy.toml"))),
-            ("--store", self.store.clone()),
+            ("--store", self.redis.url()),
             ("--kms-key", KMS_ALIAS.to_owned()),
             ("--kms-endpoint", self.kms.url()),
             ("--kms-region", REGION.to_owned()),
