@@ -141,6 +141,8 @@ where
     tracing::info!("shutting down");
     let deadline = Instant::now() + grace;
     upkeep.abort();
+    // Or it may say SERVING once more.
+    let _ = upkeep.await;
     health.shutting_down().await;
     if tokio::time::timeout(drain_delay, &mut server).await.is_err() {
         stop.cancel();

@@ -306,8 +306,9 @@ fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
     let min_replicas =
         f.parsed("--redis-min-replicas", &args.redis_min_replicas, "a number of replicas");
     let timeout = f.duration("--redis-timeout", &args.redis_timeout);
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        f.0.push("--redis-timeout: must be longer than 0".into());
+    // The longest call must have room for several answers.
+    if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > Duration::from_secs(5)) {
+        f.0.push("--redis-timeout: must be longer than 0 and at most 5s".into());
     }
     if args.redis_ca.is_some() && url.as_ref().is_some_and(|url| !url.is_tls()) {
         f.0.push("--redis-ca: needs a rediss:// store".into());

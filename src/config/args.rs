@@ -103,7 +103,11 @@ pub struct ServeArgs {
     pub redis_timeout: String,
 
     /// Refuse a Redis without an append-only file instead of warning
-    #[arg(long, env = "WORKFLOW_SECRETS_REQUIRE_DURABLE")]
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_REQUIRE_DURABLE",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
     pub require_durable: bool,
 
     /// The KMS key that wraps data keys: alias/name, alias or key ARN, key id,

@@ -243,7 +243,7 @@ impl Store for RedisStore {
         let call = Call {
             lua: &self.scan,
             keys: vec![self.key(workspace, "records"), self.key(workspace, "index")],
-            arguments: vec![from, to, limit.to_string().into_bytes()],
+            arguments: vec![from, to, count(limit).to_string().into_bytes()],
             replicas: 0,
         };
         let deadline = self.deadline();
@@ -273,7 +273,7 @@ impl Store for RedisStore {
         let [from, to] = bounds(prefix, None);
         let mut command = redis::cmd("ZRANGEBYLEX");
         command.arg(self.key(workspace, "index")).arg(from).arg(to);
-        command.arg("LIMIT").arg(0).arg(limit);
+        command.arg("LIMIT").arg(0).arg(count(limit));
         match self.ask(&self.scans, command).await? {
             Value::Array(keys) => {
                 keys.into_iter().map(|key| text(key).map(Key::from_stored)).collect()
@@ -323,6 +323,11 @@ impl Store for RedisStore {
         }
         Ok(())
     }
+}
+
+/// A number that Redis can read.
+fn count(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// Bounds of ZRANGEBYLEX: what starts with `prefix` and is greater than

@@ -261,17 +261,20 @@ async fn what_is_no_regular_file_is_refused() {
 
 #[tokio::test]
 async fn hostile_actors_stay_on_one_line() {
-    for refused in ["a\nb", "a\rb", "\u{85}", "\0", "\u{1b}[2J", "\u{7f}"] {
+    for refused in [
+        "a\nb",
+        "a\rb",
+        "\u{85}",
+        "\0",
+        "\u{1b}[2J",
+        "\u{7f}",
+        "a\u{2028}b",
+        "\u{202e}txt.exe",
+        "\u{feff}Zoë",
+    ] {
         assert!(Actor::parse(refused).is_err());
     }
-    let hostile = [
-        "\"},{\"action\":\"none\"",
-        "\\n\\",
-        "a\u{2028}b\u{2029}c",
-        "\u{202e}txt.exe",
-        "\u{feff}Zoë \u{1f511}",
-        "${jndi:x} %n %s",
-    ];
+    let hostile = ["\"},{\"action\":\"none\"", "\\n\\", "Zoë \u{1f511}", "${jndi:x} %n %s"];
     let shared = Shared::default();
     let sink = AuditSink::Writer(Box::new(shared.clone()));
     let log = AuditLog::start(sink, AuditConfig::default()).unwrap();

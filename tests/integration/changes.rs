@@ -324,13 +324,16 @@ async fn the_person_behind_a_change_is_recorded() {
     let plain = client.create_secret(create(WS, "PLAIN", "value-1")).await.unwrap().into_inner();
     assert_eq!(plain.created_by, spiffe_id("platform"));
 
-    // Naming a person gives no rights.
+    // Naming a person gives no rights, and nobody passes for a service.
     let mut stranger = platform.client(&replica, "stranger").await;
     let mut request = get(WS, "KEY").into_request();
-    let other = MetadataValue::try_from(spiffe_id("platform")).unwrap();
-    request.metadata_mut().insert("x-actor", other);
+    request.metadata_mut().insert("x-actor", MetadataValue::from_static("platform"));
     let outcome = stranger.get_secret(request).await;
     assert_refused(outcome, Code::PermissionDenied, "NOT_GRANTED");
+    let mut request = create(WS, "OTHER", "value").into_request();
+    let other = MetadataValue::try_from(spiffe_id("operator")).unwrap();
+    request.metadata_mut().insert("x-actor", other);
+    assert_refused(client.create_secret(request).await, Code::InvalidArgument, "INVALID_FIELD");
 
     // The audit stream tells caller and person apart.
     let lines = replica.audit();

@@ -7,6 +7,7 @@
     reason = "tests fail loudly"
 )]
 
+mod attacks;
 mod audit;
 mod audit_failures;
 mod bad_input;

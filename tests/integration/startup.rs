@@ -205,6 +205,12 @@ async fn a_redis_that_does_not_fit_is_refused() {
     let login =
         ["--redis-username", "service", "--redis-password-file", password.to_str().unwrap()];
     fs::write(&password, "wrong").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut replica = platform.launch(&login);
+    let status = replica.ended(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(64), "{}", replica.stderr());
+    assert!(replica.stderr().contains("its mode is 644"), "{}", replica.stderr());
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
     check_refusal(&platform, &login, "Redis denies access: user or password is wrong").await;
     fs::write(&password, "right\n").unwrap();
     platform.replica_with(&login).await;

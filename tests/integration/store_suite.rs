@@ -32,6 +32,7 @@ macro_rules! suite {
             scans_run_in_byte_order
             scans_go_on_after_a_key
             scans_keep_to_their_prefix
+            keys_are_those_that_a_scan_finds
             workspaces_are_listed
             workspaces_are_isolated
             bytes_are_kept_exactly
@@ -273,6 +274,21 @@ pub(crate) async fn scans_go_on_after_a_key(store: S) {
     assert_eq!(keys(&store, "w", "m/", Some(&meta("N10x")), 1).await, [meta("N11")]);
     assert!(keys(&store, "w", "m/", Some(&meta("N24")), 9).await.is_empty());
     assert_eq!(keys(&store, "w", "m/", Some(&Key::active_data_key()), 1).await, [meta("N00")]);
+}
+
+pub(crate) async fn keys_are_those_that_a_scan_finds(store: S) {
+    let names = ["Ab", "AB", "a_", "aB", "B"];
+    for (revision, name) in (1..).zip(names) {
+        let one = batch([put(meta(name), None, rec(revision, b"x"))]);
+        assert_eq!(run(&store, "w", one).await, "done");
+    }
+    for (prefix, limit) in [("m/", 9), ("m/", 2), ("m/a", 9), ("m/A", 9), ("", 9), ("x", 9)] {
+        let scanned = store.scan(&ws("w"), prefix, None, limit).await.unwrap();
+        let scanned: Vec<Key> = scanned.into_iter().map(|(key, _)| key).collect();
+        assert_eq!(store.keys(&ws("w"), prefix, limit).await.unwrap(), scanned, "{prefix}");
+    }
+    assert_eq!(store.keys(&ws("w"), "m/a", 9).await.unwrap(), [meta("aB"), meta("a_")]);
+    assert!(store.keys(&ws("other"), "m/", usize::MAX).await.unwrap().is_empty());
 }
 
 pub(crate) async fn scans_keep_to_their_prefix(store: S) {
