@@ -326,13 +326,3 @@ async fn values_and_data_keys_are_nowhere() {
         }
     }
 }
-
-#[tokio::test]
-async fn a_service_whose_sdk_would_log_bodies_does_not_start() {
-    let platform = Platform::start_with(Options::default()).await;
-    for variable in ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"] {
-        let mut replica = platform.launch_in(&[(variable, "true")], &[]);
-        assert_eq!(replica.ended(Duration::from_secs(10)).await.code(), Some(64));
-        assert!(replica.stderr().contains(variable));
-    }
-}
