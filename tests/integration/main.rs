@@ -12,6 +12,8 @@ mod audit;
 mod audit_failures;
 mod bad_input;
 mod bad_messages;
+mod canary;
+mod canary_dev;
 mod changes;
 mod cold_and_hot;
 mod dev_mode;

@@ -7,7 +7,8 @@ use tonic::{Code, Status};
 
 use super::support::{
     platform::{
-        Client, Platform, Replica, create, delete, get, list, reason, resolve, update, value,
+        Client, Platform, Replica, assert_refused, create, delete, get, list, reason, resolve,
+        update, value,
     },
     raw_redis::RawRedis,
     redis_server::Options,
@@ -138,9 +139,8 @@ async fn a_value_opens_in_no_other_place() {
     assert_eq!(lost(read(&mut scene.reader, "a", "ONE").await, "no value"), "RECORD_CORRUPT");
     scene.raw.restore("a", &a);
     scene.raw.remove("a", "m/ONE");
-    let absent = read(&mut scene.reader, "a", "ONE").await.unwrap_err();
-    let expected = (Code::FailedPrecondition, "SECRETS_UNRESOLVED".to_owned());
-    assert_eq!(reason(&absent), expected);
+    let absent = scene.reader.resolve_secrets(resolve("a", &["ONE"])).await;
+    assert_refused(absent, Code::FailedPrecondition, "SECRETS_UNRESOLVED");
     scene.intact(&scene.replica).await;
     scene.intact(&cold).await;
 }

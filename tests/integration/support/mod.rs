@@ -5,6 +5,8 @@ pub(crate) mod kms_endpoint;
 pub(crate) mod lossy_proxy;
 pub(crate) mod manual_clock;
 pub(crate) mod memory_store;
+pub(crate) mod needles;
+pub(crate) mod otlp_sink;
 pub(crate) mod pki;
 pub(crate) mod platform;
 pub(crate) mod program;

@@ -126,9 +126,14 @@ impl Platform {
 
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
+        self.launch_in(&[], flags)
+    }
+
+    /// The same with further environment variables.
+    pub(crate) fn launch_in(&self, variables: &[(&str, &str)], flags: &[&str]) -> Replica {
         self.spawn(free_address(), None, |command, all| {
             let pairs = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
-            command.args(pairs.flatten()).args(flags)
+            command.args(pairs.flatten()).args(flags).envs(variables.iter().copied())
         })
     }
 
@@ -221,7 +226,7 @@ pub(crate) struct Replica {
 
 impl Replica {
     /// Waits until it can serve.
-    async fn ready(&self, platform: &Platform) {
+    pub(crate) async fn ready(&self, platform: &Platform) {
         self.until_health(platform, SERVICE, ServingStatus::Serving).await;
     }
 
