@@ -346,7 +346,8 @@ async fn the_person_behind_a_change_is_recorded() {
         by_platform(Some(&name)),
         by_platform(None),
         by_platform(None),
-        (Some(&stranger_id), Some(&platform_id)),
+        (Some(&stranger_id), Some("platform")),
+        by_platform(None),
     ];
     assert_eq!(told, expected);
 }

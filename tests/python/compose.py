@@ -60,6 +60,7 @@ class Redis:
         self.port = free_port()
         self.password_file = Path(place) / "password"
         self.password_file.write_text(secrets.token_hex(16) + "\n")
+        self.password_file.chmod(0o600)
         config = (DEPLOY / "compose/redis.conf").read_text()
         config = replaced(config, "bind * -::*", "bind 127.0.0.1")
         config = replaced(config, "port 6379", f"port {self.port}")
