@@ -14,6 +14,7 @@ mod bad_messages;
 mod changes;
 mod cold_and_hot;
 mod dev_mode;
+mod edge_attacks;
 mod floors;
 mod foreign_client;
 mod golden;
