@@ -22,6 +22,7 @@ use workflow_secrets::{
     envelope::{Keyring, KeyringConfig},
     grpc::{
         self, Health, ServerConfig,
+        accept::{self, AcceptLimits},
         proto::{
             self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
             ListSecretsResponse, ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret,
@@ -29,7 +30,7 @@ use workflow_secrets::{
             secrets_service_client::SecretsServiceClient,
             secrets_service_server::{SecretsService, SecretsServiceServer},
         },
-        tls::{self, AcceptLimits},
+        tls,
     },
     service::{
         Limits, Secrets,
@@ -127,7 +128,7 @@ impl Bench {
             let address = listener.local_addr().unwrap();
             let tls = Arc::new(ArcSwap::new(tls::load(&files).unwrap()));
             let limits = AcceptLimits::default();
-            (address, tls::incoming(listener, tls, limits, CancellationToken::new()))
+            (address, accept::incoming(listener, tls, limits, CancellationToken::new()))
         };
 
         let (echo, incoming) = listen().await;

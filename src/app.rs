@@ -16,7 +16,8 @@ use crate::{
     envelope::{Keyring, KeyringConfig},
     grpc::{
         self, Health, ServerConfig,
-        tls::{self, AcceptLimits, Connection},
+        accept::{self, AcceptLimits, Connection},
+        tls,
     },
     kms::aws::AwsKms,
     service::{Secrets, audit::AuditLog},
@@ -109,7 +110,7 @@ pub async fn serve(
         limits: config.limits,
         changes: TaskTracker::new(),
     };
-    let incoming = tls::incoming(listener, tls, AcceptLimits::default(), stop.clone());
+    let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
     run(Arc::new(secrets), incoming, ending).await
 }

@@ -19,7 +19,7 @@ use crate::{
     config::DevConfig,
     domain::{CallerId, Clock, Environment, SystemClock},
     envelope::{Keyring, KeyringConfig},
-    grpc::tls::{self, AcceptLimits},
+    grpc::accept::{self, AcceptLimits},
     kms::local::LocalKms,
     service::{
         Limits, Secrets,
@@ -79,7 +79,7 @@ pub async fn dev(
         changes: TaskTracker::new(),
     };
     let stop = CancellationToken::new();
-    let incoming = tls::plain(listener, caller, AcceptLimits::default(), stop.clone())
+    let incoming = accept::plain(listener, caller, AcceptLimits::default(), stop.clone())
         .map_err(|error| RunError::start("--listen", error))?;
     greet(address, dir).map_err(|error| RunError::start("stdout", error))?;
     let ending =

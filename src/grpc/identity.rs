@@ -1,5 +1,7 @@
 //! From a connection and a call's metadata to the [`Caller`].
 
+use std::{net::SocketAddr, time::Duration};
+
 use rustls::pki_types::CertificateDer;
 use tonic::{Extensions, metadata::MetadataMap};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -18,8 +20,13 @@ const TRACEPARENT: &str = "traceparent";
 pub enum Peer {
     /// Proven by a certificate of the client CA, or told so by `dev`.
     Verified(CallerId),
-    /// Not known, and why. Health and reflection are open to it.
-    Unidentified(&'static str),
+    /// Not known. Health and reflection are open to it.
+    Unidentified {
+        /// Why.
+        why: &'static str,
+        /// Where it connects from.
+        address: SocketAddr,
+    },
 }
 
 impl Peer {
@@ -29,15 +36,33 @@ impl Peer {
     /// X509-SVID, sections 2 and 5.2): exactly one URI SAN, which is the SPIFFE
     /// id, next to SANs of other types; no right to sign certificates. That it
     /// is no CA was seen in the handshake.
-    pub(super) fn from_certificates(chain: Option<&[CertificateDer<'_>]>) -> Self {
-        match chain.and_then(<[_]>::first) {
-            None => Self::Unidentified("no client certificate"),
-            Some(leaf) => spiffe_id(leaf).map_or_else(Self::Unidentified, Self::Verified),
+    ///
+    /// Comes with the time that is left until the certificate expires.
+    pub(super) fn from_certificates(
+        chain: Option<&[CertificateDer<'_>]>,
+        address: SocketAddr,
+    ) -> (Self, Duration) {
+        let leaf = chain.and_then(<[_]>::first).ok_or("no client certificate");
+        match leaf.and_then(|leaf| spiffe_id(leaf)) {
+            Ok((id, left)) => (Self::Verified(id), left),
+            Err(why) => (Self::Unidentified { why, address }, Duration::MAX),
+        }
+    }
+
+    /// The caller id, if it is known.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn id(extensions: &Extensions) -> Result<&CallerId, &'static str> {
+        match extensions.get() {
+            Some(Self::Verified(id)) => Ok(id),
+            Some(Self::Unidentified { why, .. }) => Err(why),
+            None => Err("connection without identity"),
         }
     }
 }
 
-fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<CallerId, &'static str> {
+fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<(CallerId, Duration), &'static str> {
     const MALFORMED: &str = "client certificate malformed";
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| MALFORMED)?;
     let usage = leaf.key_usage().map_err(|_| MALFORMED)?;
@@ -54,13 +79,15 @@ fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<CallerId, &'static str> {
             _ => {}
         }
     }
-    match uris.as_slice() {
+    let id = match uris.as_slice() {
         [uri] => {
-            CallerId::parse(uri).map_err(|_| "URI SAN of the client certificate is no SPIFFE id")
+            CallerId::parse(uri).map_err(|_| "URI SAN of the client certificate is no SPIFFE id")?
         }
-        [] => Err("client certificate without URI SAN"),
-        _ => Err("client certificate with more than one URI SAN"),
-    }
+        [] => return Err("client certificate without URI SAN"),
+        _ => return Err("client certificate with more than one URI SAN"),
+    };
+    let left = leaf.validity().time_to_expiration().and_then(|left| left.try_into().ok());
+    Ok((id, left.unwrap_or_default()))
 }
 
 /// Why a call has no caller.
@@ -85,12 +112,8 @@ pub enum IdentityError {
 /// No [`Peer::Verified`] in the request's extensions, or a bad actor. A bad
 /// `traceparent` is ignored, as W3C Trace Context demands.
 pub fn caller(extensions: &Extensions, metadata: &MetadataMap) -> Result<Caller, IdentityError> {
-    let id = match extensions.get::<Peer>() {
-        Some(Peer::Verified(id)) => id.clone(),
-        Some(Peer::Unidentified(why)) => return Err(IdentityError::Unauthenticated(why)),
-        None => return Err(IdentityError::Unauthenticated("connection without identity")),
-    };
-    Ok(Caller { id, actor: actor(metadata)?, trace_id: trace_id(metadata) })
+    let id = Peer::id(extensions).map_err(IdentityError::Unauthenticated)?;
+    Ok(Caller { id: id.clone(), actor: actor(metadata)?, trace_id: trace_id(metadata) })
 }
 
 fn actor(metadata: &MetadataMap) -> Result<Option<Actor>, IdentityError> {
@@ -168,7 +191,8 @@ mod tests {
         let none = MetadataMap::new();
         assert_eq!(caller(&verified(), &none).unwrap().id.as_str(), "spiffe://td/a");
         let mut unidentified = Extensions::new();
-        unidentified.insert(Peer::Unidentified("why"));
+        let address = ([127, 0, 0, 1], 1).into();
+        unidentified.insert(Peer::Unidentified { why: "why", address });
         let error = caller(&unidentified, &none).unwrap_err();
         assert_eq!(error, IdentityError::Unauthenticated("why"));
         let error = caller(&Extensions::new(), &none).unwrap_err();

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -14,22 +15,82 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::service::Error;
+use super::{answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares};
+use crate::{domain::CallerId, service::Error};
 
 /// Bytes of one message: a value of 64 KiB, a description and names, with
 /// room for 100 credentials of the longest names.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
-/// Bounds the calls under way on all connections together, so that a flood is
+/// Bytes of one message of health and reflection, which holds but a name.
+pub(super) const MAX_OTHER_MESSAGE_BYTES: usize = 4 * 1024;
+
+/// Streams of each kind at once: health watches, and reflection.
+const MAX_OTHER_STREAMS: usize = 64;
+
+/// Bounds what is under way on all connections together, so that a flood is
 /// refused at once instead of filling memory with queued messages.
+///
+/// Who has no identity is refused before any place is taken or a byte of the
+/// message read. A place is held until the answer is read, or its time is over.
 #[derive(Clone)]
-pub(super) struct Limits {
-    calls: Arc<Semaphore>,
+pub(super) struct Limits(Arc<Inner>);
+
+struct Inner {
+    calls: Arc<Shares<CallerId>>,
+    watches: Arc<Semaphore>,
+    reflections: Arc<Semaphore>,
+    timeout: Duration,
+    unidentified: Seldom,
 }
 
+/// The room of a call, given back when dropped.
+type Place = Box<dyn Send>;
+
 impl Limits {
-    pub(super) fn new(max_calls: usize) -> Self {
-        Self { calls: Arc::new(Semaphore::new(max_calls)) }
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        Self(Arc::new(Inner {
+            calls: Shares::new(config.max_calls, config.max_calls_per_caller),
+            watches: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
+            reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
+            timeout: config.call_timeout,
+            unidentified: Seldom::default(),
+        }))
+    }
+}
+
+impl Inner {
+    /// The place of a call, and how long its answer may take to be read.
+    fn admit(&self, request: &Request<Body>) -> Result<(Place, Option<Duration>), Error> {
+        let stream = |streams: &Arc<Semaphore>| {
+            let place = Arc::clone(streams).try_acquire_owned();
+            place.map(|place| -> Place { Box::new(place) }).map_err(|_| Error::Overloaded)
+        };
+        let path = request.uri().path();
+        if path.starts_with("/workflowsecrets.") {
+            let id = Peer::id(request.extensions()).map_err(|why| self.refuse(request, why))?;
+            let place = self.calls.take(id).ok_or(Error::Overloaded)?;
+            Ok((Box::new(place), Some(self.timeout)))
+        } else if path.starts_with("/grpc.reflection.") {
+            Ok((stream(&self.reflections)?, Some(self.timeout)))
+        } else if path == "/grpc.health.v1.Health/Watch" {
+            // Ends with its connection.
+            Ok((stream(&self.watches)?, None))
+        } else {
+            // Health checks must be answered under any load.
+            Ok((Box::new(()), Some(self.timeout)))
+        }
+    }
+
+    /// No audit line: anybody could fill the audit stream.
+    fn refuse(&self, request: &Request<Body>, why: &'static str) -> Error {
+        if let Some(Peer::Unidentified { address, .. }) = request.extensions().get() {
+            tracing::debug!(%address, why, "call refused: no identity");
+            if let Some(unlogged) = self.unidentified.now() {
+                tracing::info!(%address, why, unlogged, "calls refused: no identity");
+            }
+        }
+        Error::Unauthenticated(why)
     }
 }
 
@@ -37,14 +98,14 @@ impl<S> Layer<S> for Limits {
     type Service = Limited<S>;
 
     fn layer(&self, inner: S) -> Limited<S> {
-        Limited { calls: Arc::clone(&self.calls), inner }
+        Limited { limits: self.clone(), inner }
     }
 }
 
 /// A service within [`Limits`].
 #[derive(Clone)]
 pub(super) struct Limited<S> {
-    calls: Arc<Semaphore>,
+    limits: Limits,
     inner: S,
 }
 
@@ -64,33 +125,68 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        // Health and reflection must answer under load too.
-        if !request.uri().path().starts_with("/workflowsecrets.") {
-            return Box::pin(self.inner.call(request));
-        }
-        let Ok(permit) = Arc::clone(&self.calls).try_acquire_owned() else {
-            let answer = Status::from(Error::Overloaded).into_http();
-            return Box::pin(async { Ok(answer) });
+        let refused = |error: Error| Status::from(error).into_http();
+        let (place, within) = match self.limits.0.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(error) => return Box::pin(async move { Ok(refused(error)) }),
         };
-        let answer = self.inner.call(request);
+        // Bounds the receiving of the message too.
+        let answer = tokio::time::timeout(self.limits.0.timeout, self.inner.call(request));
         Box::pin(async move {
-            let answer = answer.await?;
-            drop(permit);
-            Ok(explain(answer))
+            match answer.await {
+                Ok(answer) => Ok(explain(answer?).map(|body| answer::held(body, place, within))),
+                Err(_) => Ok(refused(Error::Timeout)),
+            }
         })
     }
 }
 
+/// How tonic's refusals of messages begin that are no messages of the call:
+/// prost's, and those of the framing around it.
+const MALFORMED: [&str; 4] = [
+    "failed to decode Protobuf message",
+    "protocol error: received message with",
+    "Missing request message",
+    "Unexpected EOF decoding stream",
+];
+
 /// Gives tonic's own refusals, which have no details, the form of ours.
 fn explain(answer: Response<Body>) -> Response<Body> {
-    let headers = answer.headers();
-    if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+    if answer.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
         return answer;
     }
-    let code = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
-    match code {
-        Some(Code::OutOfRange) => Status::from(Error::MessageTooLarge).into_http(),
-        Some(Code::Internal) => Status::from(Error::MalformedMessage).into_http(),
+    let Some(status) = Status::from_header_map(answer.headers()) else { return answer };
+    let malformed = MALFORMED.iter().any(|start| status.message().starts_with(start));
+    match status.code() {
+        Code::OutOfRange => Status::from(Error::MessageTooLarge).into_http(),
+        Code::Internal if malformed => Status::from(Error::MalformedMessage).into_http(),
         _ => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    fn explained(status: Status) -> Status {
+        Status::from_header_map(explain(status.into_http()).headers()).unwrap()
+    }
+
+    #[test]
+    fn only_messages_that_do_not_decode_are_called_malformed() {
+        let decoding = prost::Message::decode(&b"\xff"[..]).map(|(): ()| ()).unwrap_err();
+        for text in [
+            decoding.to_string().as_str(),
+            "protocol error: received message with invalid compression flag: 2",
+            "Missing request message.",
+            "Unexpected EOF decoding stream.",
+        ] {
+            let told = explained(Status::internal(text)).get_error_details();
+            assert_eq!(told.error_info().unwrap().reason, "MALFORMED_MESSAGE", "{text}");
+        }
+        let other = explained(Status::internal("Error encoding: canary"));
+        assert_eq!((other.code(), other.details()), (Code::Internal, &b""[..]));
     }
 }

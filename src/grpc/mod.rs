@@ -1,11 +1,16 @@
 //! Floor 4: gRPC. Translate, call, translate back.
 
+pub mod accept;
+mod answer;
+mod connection;
 mod convert;
 mod handlers;
 pub mod identity;
 mod limits;
 pub mod proto;
+mod seldom;
 mod server;
+mod shares;
 mod status;
 pub mod tls;
 

@@ -9,7 +9,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     handlers::Handlers,
-    limits::{Limits, MAX_MESSAGE_BYTES},
+    limits::{Limits, MAX_MESSAGE_BYTES, MAX_OTHER_MESSAGE_BYTES},
     proto::{self, secrets_service_server::SecretsServiceServer},
 };
 use crate::service::Secrets;
@@ -22,10 +22,12 @@ const SERVICE: &str = "workflowsecrets.v1.SecretsService";
 pub struct ServerConfig {
     /// Calls under way on all connections together.
     pub max_calls: usize,
+    /// Of these, by one caller: it cannot take all places from the others.
+    pub max_calls_per_caller: usize,
     /// Calls under way on one connection; more wait at the client.
     pub max_streams: u32,
     /// Longest call. All parts of a call have shorter bounds of their own;
-    /// this one only backs them up.
+    /// this one only backs them up. Its answer must be read in as long again.
     pub call_timeout: Duration,
     /// Then a connection is asked to end, and the client opens another.
     pub max_connection_age: Duration,
@@ -35,10 +37,19 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_calls: 2_000,
+            max_calls_per_caller: 1_000,
             max_streams: 200,
             call_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(60 * 60),
         }
+    }
+}
+
+impl ServerConfig {
+    /// Longest life of a connection: when it is asked to end, calls under way
+    /// still have their time, and their answers too.
+    pub fn connection_life(&self) -> Duration {
+        self.max_connection_age + self.call_timeout * 2
     }
 }
 
@@ -108,6 +119,7 @@ where
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let health_service =
         tonic_health::server::HealthService::from_health_reporter(health.0.clone());
+    let health_server = tonic_health::pb::health_server::HealthServer::new(health_service);
     tonic::transport::Server::builder()
         // Off in tonic unless set: hyper's guards against reset floods, and
         // the bound on streams.
@@ -117,16 +129,17 @@ where
         .http2_max_header_list_size(16 * 1024)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        // Certificates and the CA are looked at only when a connection opens.
+        // The CA is looked at only when a connection opens. With tonic's own
+        // grace period, the connection would be cut without being asked to end.
         .max_connection_age(config.max_connection_age)
-        .max_connection_age_grace(config.call_timeout)
-        .timeout(config.call_timeout)
         .trace_fn(span)
-        .layer(Limits::new(config.max_calls))
+        .layer(Limits::new(&config))
         .add_service(api)
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health_service))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(health_server.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))
+        .add_service(
+            reflection().build_v1alpha()?.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES),
+        )
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await?;
     Ok(())

@@ -60,6 +60,10 @@ fn describe(
         Error::Overloaded => {
             text(Code::Unavailable, "too many calls at once; nothing was done: retry")
         }
+        Error::Timeout => text(
+            Code::DeadlineExceeded,
+            "the call took too long: retry; a change without request_id may have been made",
+        ),
         Error::Unauthenticated(why) => (
             Code::Unauthenticated,
             format!("{why}: call with a client certificate that has exactly one SPIFFE URI SAN"),

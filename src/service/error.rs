@@ -55,6 +55,9 @@ pub enum Error {
     /// More calls at once than this replica takes.
     #[error("overloaded")]
     Overloaded,
+    /// The call, or the reading of its answer, took longer than any may.
+    #[error("timeout")]
+    Timeout,
     /// The caller has no identity; the text says what is wrong.
     #[error("unauthenticated: {0}")]
     Unauthenticated(&'static str),
@@ -142,6 +145,7 @@ impl Error {
             Error::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Error::MalformedMessage => "MALFORMED_MESSAGE",
             Error::Overloaded => "OVERLOADED",
+            Error::Timeout => "TIMEOUT",
             Error::Unauthenticated(_) => "UNAUTHENTICATED",
             Error::NotGranted => "NOT_GRANTED",
             Error::SystemManaged(_) => "SYSTEM_MANAGED",

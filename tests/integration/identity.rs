@@ -23,8 +23,9 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use workflow_secrets::{
     domain::CallerId,
     grpc::{
+        accept::{self, AcceptLimits, PlainError},
         identity::{self, Peer},
-        tls::{self, AcceptLimits, PlainError, TlsFiles},
+        tls::{self, TlsFiles},
     },
 };
 
@@ -53,14 +54,14 @@ impl Greeter {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let mut incoming = tls::incoming(listener, Arc::clone(&tls), limits, shutdown.clone());
+        let mut incoming = accept::incoming(listener, Arc::clone(&tls), limits, shutdown.clone());
         let task = tokio::spawn(async move {
             while let Some(connection) = incoming.next().await {
                 let mut connection = connection.unwrap();
                 tokio::spawn(async move {
                     let peer = match connection.connect_info() {
                         Peer::Verified(id) => id.to_string(),
-                        Peer::Unidentified(why) => why.to_owned(),
+                        Peer::Unidentified { why, .. } => why.to_owned(),
                     };
                     connection.write_all(format!("{peer}\n").as_bytes()).await.unwrap();
                     connection.flush().await.unwrap();
@@ -299,12 +300,12 @@ async fn plaintext_is_for_loopback_only() {
         (TcpListener::bind(address).await.unwrap(), AcceptLimits::default())
     };
     let (open, limits) = listen("0.0.0.0:0").await;
-    let refused = tls::plain(open, dev.clone(), limits, CancellationToken::new());
+    let refused = accept::plain(open, dev.clone(), limits, CancellationToken::new());
     assert!(matches!(refused.map(|_| ()), Err(PlainError::NotLoopback(_))));
 
     let (local, limits) = listen("127.0.0.1:0").await;
     let address = local.local_addr().unwrap();
-    let mut incoming = tls::plain(local, dev.clone(), limits, CancellationToken::new()).unwrap();
+    let mut incoming = accept::plain(local, dev.clone(), limits, CancellationToken::new()).unwrap();
     let _client = TcpStream::connect(address).await.unwrap();
     let connection = timeout(PATIENCE, incoming.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(connection.connect_info(), Peer::Verified(dev));
@@ -361,7 +362,7 @@ async fn a_grpc_call_carries_the_identity_of_its_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let incoming = tls::incoming(listener, tls, AcceptLimits::default(), shutdown.clone());
+    let incoming = accept::incoming(listener, tls, AcceptLimits::default(), shutdown.clone());
     let (_, health) = tonic_health::server::health_reporter();
     let tell = |request: Request<()>| {
         let caller = identity::caller(request.extensions(), request.metadata());

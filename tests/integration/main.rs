@@ -17,6 +17,7 @@ mod canary_dev;
 mod changes;
 mod cold_and_hot;
 mod dev_mode;
+mod edge_attacks;
 mod floors;
 mod foreign_client;
 mod golden;

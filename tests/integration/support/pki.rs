@@ -1,6 +1,13 @@
 //! Certificates made for a test, and clients that use them.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -60,6 +67,13 @@ impl Ca {
     pub(crate) fn expired_client(&self, uri: &str) -> Identity {
         let mut params = client_params(&[uri]);
         params.not_after = date_time_ymd(2020, 1, 1);
+        self.issue(&params)
+    }
+
+    /// Valid for a few seconds more.
+    pub(crate) fn expiring_client(&self, uri: &str, left: Duration) -> Identity {
+        let mut params = client_params(&[uri]);
+        params.not_after = (SystemTime::now() + left).into();
         self.issue(&params)
     }
 

@@ -1,0 +1,205 @@
+//! Answers that nobody reads.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use tokio::sync::mpsc;
+use tonic::{Status, body::Body};
+
+use crate::service::Error;
+
+/// Bytes handed to HTTP/2 at once: a frame, so that an answer waits here, and
+/// not in the connection's buffer.
+const PIECE: usize = 16 * 1024;
+
+/// `body`, kept together with the place of its call until the peer has read it
+/// or `within` is over. Then both go, and the peer gets a reset.
+///
+/// A task of its own does this: HTTP/2 does not ask a body for anything, not
+/// even the time, while the peer takes no more.
+pub(super) fn held(body: Body, place: impl Send + 'static, within: Option<Duration>) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let (frames, unread) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _place = place;
+        let end = async {
+            match within {
+                Some(within) => tokio::time::sleep(within).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = hand_over(body, &frames) => {}
+            () = frames.closed() => {}
+            () = end => {}
+        }
+    });
+    Body::new(Unread { frames: unread, complete: false })
+}
+
+async fn hand_over(mut body: Body, frames: &mpsc::Sender<Result<Frame<Bytes>, Status>>) {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let sent = match frame.map(Frame::into_data) {
+            Ok(Ok(mut data)) => loop {
+                let piece = data.split_to(data.len().min(PIECE));
+                let sent = frames.send(Ok(Frame::data(piece))).await;
+                if sent.is_err() || data.is_empty() {
+                    break sent;
+                }
+            },
+            Ok(Err(trailers)) => frames.send(Ok(trailers)).await,
+            Err(status) => frames.send(Err(status)).await,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// What comes from the task.
+struct Unread {
+    frames: mpsc::Receiver<Result<Frame<Bytes>, Status>>,
+    complete: bool,
+}
+
+impl http_body::Body for Unread {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let next = self.frames.poll_recv(context);
+        match &next {
+            Poll::Ready(None) if !self.complete => {
+                self.complete = true;
+                return Poll::Ready(Some(Err(Error::Timeout.into())));
+            }
+            // Each gRPC answer ends with trailers or an error.
+            Poll::Ready(Some(frame)) => {
+                self.complete = !frame.as_ref().is_ok_and(Frame::is_data);
+            }
+            _ => {}
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use http::HeaderMap;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(10);
+    const MESSAGE: usize = 3 * PIECE + 1;
+
+    /// Hands out `frames`; then ends, or never does.
+    struct Source {
+        frames: VecDeque<Frame<Bytes>>,
+        endless: bool,
+        _alive: Arc<()>,
+    }
+
+    impl http_body::Body for Source {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.frames.pop_front() {
+                None if self.endless => Poll::Pending,
+                next => Poll::Ready(next.map(Ok)),
+            }
+        }
+    }
+
+    /// The answer under test, and what counts that its body and place are held.
+    fn answer(
+        frames: impl Into<VecDeque<Frame<Bytes>>>,
+        endless: bool,
+        within: Option<Duration>,
+    ) -> (Body, Arc<()>) {
+        let alive = Arc::new(());
+        let source = Source { frames: frames.into(), endless, _alive: Arc::clone(&alive) };
+        (held(Body::new(source), Arc::clone(&alive), within), alive)
+    }
+
+    fn message() -> Frame<Bytes> {
+        Frame::data(Bytes::from(vec![7; MESSAGE]))
+    }
+
+    fn trailers() -> Frame<Bytes> {
+        Frame::trailers(HeaderMap::new())
+    }
+
+    async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
+        poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+    }
+
+    /// Lets the task do all that it can.
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_arrives_whole_and_in_pieces() {
+        let (mut body, _alive) = answer([message(), message(), trailers()], false, Some(WITHIN));
+        let mut read = 0;
+        let trailers = loop {
+            let frame = next(&mut body).await.unwrap().unwrap();
+            match frame.into_data() {
+                Ok(data) => {
+                    assert!(data.len() <= PIECE && data.iter().all(|byte| *byte == 7));
+                    read += data.len();
+                }
+                Err(frame) => break frame,
+            }
+        };
+        assert!(trailers.is_trailers());
+        assert_eq!(read, 2 * MESSAGE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_goes_with_its_place_when_its_time_is_over() {
+        let (mut body, alive) = answer([message(), message(), trailers()], false, Some(WITHIN));
+        settle().await;
+        tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 3, "body and place are held");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 1, "both are gone, though nobody asked");
+        assert!(next(&mut body).await.unwrap().unwrap().is_data(), "what was on its way");
+        let error = next(&mut body).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert!(next(&mut body).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_without_bound_lasts_until_its_reader_leaves() {
+        let (body, alive) = answer([], true, None);
+        settle().await;
+        tokio::time::advance(100 * WITHIN).await;
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 3);
+        drop(body);
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 1);
+    }
+}
