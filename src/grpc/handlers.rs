@@ -4,7 +4,11 @@ use std::{future::Future, sync::Arc};
 
 use tonic::{Request, Response, Status};
 
-use super::{convert, identity, proto};
+use super::{
+    convert,
+    identity::{self, IdentityError},
+    proto,
+};
 use crate::service::{Error, Secrets, access::Caller, audit::Action};
 
 /// The service as tonic sees it.
@@ -30,9 +34,10 @@ impl Handlers {
         F: Future<Output = Result<T, Error>> + Send,
     {
         let (metadata, extensions, message) = request.into_parts();
-        let outcome = match identity::caller(&extensions, &metadata).map_err(Error::from) {
+        let outcome = match identity::caller(&extensions, &metadata) {
             Err(error) => {
-                self.secrets.audit_refusal(None, action, &error).await;
+                let (caller, error) = refused(error);
+                self.secrets.audit_refusal(caller.as_ref(), action, &error).await;
                 Err(error)
             }
             Ok(caller) => match parse(message) {
@@ -56,11 +61,13 @@ impl Handlers {
     }
 }
 
-impl From<identity::IdentityError> for Error {
-    fn from(error: identity::IdentityError) -> Self {
-        match error {
-            identity::IdentityError::Unauthenticated(why) => Error::Unauthenticated(why),
-            identity::IdentityError::Invalid { field, refusal } => Error::refused(field, refusal),
+/// The error, and the caller if only what it tells of itself is wrong.
+fn refused(error: IdentityError) -> (Option<Caller>, Error) {
+    match error {
+        IdentityError::Unauthenticated(why) => (None, Error::Unauthenticated(why)),
+        IdentityError::Invalid { id, field, refusal } => {
+            let caller = Caller { id, actor: None, trace_id: None };
+            (Some(caller), Error::refused(field, refusal))
         }
     }
 }

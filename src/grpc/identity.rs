@@ -91,12 +91,14 @@ fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<(CallerId, Duration), &'static
 }
 
 /// Why a call has no caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityError {
     /// The connection proves no identity; why.
     Unauthenticated(&'static str),
     /// A metadata field breaks its rule.
     Invalid {
+        /// The caller, all the same.
+        id: CallerId,
         /// Name of the metadata.
         field: &'static str,
         /// The rule.
@@ -113,14 +115,16 @@ pub enum IdentityError {
 /// `traceparent` is ignored, as W3C Trace Context demands.
 pub fn caller(extensions: &Extensions, metadata: &MetadataMap) -> Result<Caller, IdentityError> {
     let id = Peer::id(extensions).map_err(IdentityError::Unauthenticated)?;
-    Ok(Caller { id: id.clone(), actor: actor(metadata)?, trace_id: trace_id(metadata) })
+    match actor(metadata) {
+        Ok(actor) => Ok(Caller { id: id.clone(), actor, trace_id: trace_id(metadata) }),
+        Err((field, refusal)) => Err(IdentityError::Invalid { id: id.clone(), field, refusal }),
+    }
 }
 
-fn actor(metadata: &MetadataMap) -> Result<Option<Actor>, IdentityError> {
-    let invalid = |field, refusal| IdentityError::Invalid { field, refusal };
-    let malformed = |field, rule| invalid(field, Refusal::Malformed(rule));
+fn actor(metadata: &MetadataMap) -> Result<Option<Actor>, (&'static str, Refusal)> {
+    let malformed = |field, rule| (field, Refusal::Malformed(rule));
     let parse =
-        |field, text: &str| Actor::parse(text).map(Some).map_err(|refusal| invalid(field, refusal));
+        |field, text: &str| Actor::parse(text).map(Some).map_err(|refusal| (field, refusal));
     let mut texts = metadata.get_all(ACTOR).iter();
     let mut bytes = metadata.get_all_bin(ACTOR_BIN).iter();
     match (texts.next(), bytes.next(), texts.next(), bytes.next()) {

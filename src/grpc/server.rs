@@ -36,8 +36,9 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            max_calls: 2_000,
-            max_calls_per_caller: 1_000,
+            max_calls: 4_000,
+            // All executors may share one identity.
+            max_calls_per_caller: 3_000,
             max_streams: 200,
             call_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(60 * 60),

@@ -21,7 +21,7 @@ use crate::{
 
 /// Changes under way. They outlive calls that are given up, so the bound on
 /// calls does not hold them.
-const MAX_CHANGES: usize = 2_000;
+const MAX_CHANGES: usize = 4_000;
 
 /// Attempts before a lost race is told to a caller that sent no etag.
 const ATTEMPTS: usize = 8;
