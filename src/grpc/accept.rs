@@ -27,7 +27,7 @@ use super::{
 };
 use crate::domain::CallerId;
 
-/// Bounds on connections that are not yet trusted.
+/// Bounds on connections: how many, and how long.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptLimits {
     /// A TLS handshake not done by then is cut.
