@@ -1,44 +1,8 @@
 //! Data keys: the id, the bytes in memory, the wrapped form.
 
-use std::fmt;
-
-use uuid::Uuid;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Timestamp;
-
-/// Names a data key; part of the encryption context and of every sealed value.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DataKeyId(Uuid);
-
-impl DataKeyId {
-    /// A fresh id (UUIDv4).
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-
-    /// From its 16 bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
-
-    /// Its 16 bytes.
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Display for DataKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Debug for DataKeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
+use super::{DataKeyId, Timestamp};
 
 /// The 32 secret bytes of a data key. They stay at one place on the heap,
 /// cannot be printed or cloned, and are overwritten on drop.

@@ -5,12 +5,14 @@ mod names;
 mod plaintext;
 mod secret;
 mod time;
+mod uid;
 
-pub use key::{DataKeyId, KeyMaterial, KeyMaterialLength, WrappedDataKey};
+pub use key::{KeyMaterial, KeyMaterialLength, WrappedDataKey};
 pub use names::{
     Actor, Alias, CallerId, ConnectionId, Description, Environment, Integration, Refusal,
     RequestId, RunId, SecretName, TraceId, WorkflowId, WorkspaceId,
 };
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
-pub use secret::{Etag, ManagedBy, Owner, Revision, SecretMetadata, SecretUid};
+pub use secret::{Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
+pub use uid::{DataKeyId, SecretUid};

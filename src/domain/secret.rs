@@ -1,43 +1,8 @@
 //! What is known of a secret besides its value.
 
-use std::fmt;
-
 use uuid::Uuid;
 
-use super::{ConnectionId, Description, Integration, SecretName, Timestamp};
-
-/// Identity of one secret; a secret created again under a name has another.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SecretUid(Uuid);
-
-impl SecretUid {
-    /// A fresh uid (UUIDv4).
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-
-    /// From its 16 bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
-
-    /// Its 16 bytes.
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Display for SecretUid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Debug for SecretUid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
+use super::{ConnectionId, Description, Integration, SecretName, SecretUid, Timestamp};
 
 /// Counts the writes of one stored record.
 ///
@@ -123,7 +88,7 @@ pub struct Etag(String);
 impl Etag {
     /// The tag of a secret at a revision of its metadata record.
     pub fn of(uid: SecretUid, revision: Revision) -> Self {
-        Self(format!("{}-{:x}", uid.0.as_simple(), revision.0))
+        Self(format!("{uid}-{:x}", revision.0))
     }
 
     /// A tag as a caller sent it; it either equals a current one or not.

@@ -1,6 +1,9 @@
 //! ResolveSecrets: the hot path of every workflow run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{
     ActiveKey, Caller, Cause, Error, FieldViolation, Secrets, Stored,
@@ -37,7 +40,7 @@ impl Credentials {
             return Err(Error::field("credentials", "must not be empty"));
         }
         Self::check_count(credentials.len())?;
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let twice: Vec<_> = (0..)
             .zip(&credentials)
             .filter(|(_, credential)| !seen.insert(&credential.alias))
@@ -181,7 +184,7 @@ struct Keys<'a> {
     secrets: &'a Secrets,
     workspace: &'a WorkspaceId,
     active: Option<ActiveKey>,
-    opened: BTreeMap<[u8; 16], std::sync::Arc<DataKey>>,
+    opened: BTreeMap<DataKeyId, Arc<DataKey>>,
 }
 
 impl Keys<'_> {
@@ -228,13 +231,13 @@ impl Keys<'_> {
         Ok(payload)
     }
 
-    async fn key(&mut self, id: DataKeyId) -> Result<std::sync::Arc<DataKey>, Error> {
-        if let Some(key) = self.opened.get(id.as_bytes()) {
-            return Ok(key.clone());
+    async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {
+        if let Some(key) = self.opened.get(&id) {
+            return Ok(Arc::clone(key));
         }
         let active = self.active.as_ref().map(|active| &active.wrapped);
         let key = self.secrets.keyring.for_open(self.workspace, id, active).await?;
-        self.opened.insert(*id.as_bytes(), key.clone());
+        self.opened.insert(id, Arc::clone(&key));
         Ok(key)
     }
 }

@@ -14,6 +14,7 @@
 //! +hlen +hget +hset +hdel +zcard +zadd +zrem +zrangebylex +set +pexpireat
 //! +pexpiretime +wait` on `~<prefix>:*`.
 
+mod call;
 mod config;
 mod connection;
 mod link;
@@ -28,17 +29,16 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use self::{
+    call::{Call, commit_arguments, committed},
+    link::{Failure, Link},
+    scripts::{COMMIT, Lua, SCAN},
+};
 pub use self::{
     config::{ClientCertificate, KeyPrefix, Password, RedisConfig, RedisUrl},
     connection::StartError,
 };
-use self::{
-    link::{Failure, Link},
-    scripts::{COMMIT, Lua, SCAN},
-};
-use super::{
-    Batch, Commit, Expect, Key, Operation, Record, Store, StoreError, WorkspacesCursor, Write,
-};
+use super::{Batch, Commit, Key, Record, Store, StoreError, WorkspacesCursor};
 use crate::domain::{RequestId, WorkspaceId};
 
 const REQUEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -126,40 +126,6 @@ impl RedisStore {
             other => other?,
         };
         replies.into_iter().next().ok_or(NOT_UNDERSTOOD)
-    }
-}
-
-/// A script with its keys and arguments.
-struct Call<'a> {
-    lua: &'a Lua,
-    keys: Vec<String>,
-    arguments: Vec<Vec<u8>>,
-    /// Replicas that must confirm.
-    replicas: u32,
-}
-
-impl Call<'_> {
-    async fn run(&self, link: &Link, deadline: Instant) -> Result<Vec<Value>, Failure> {
-        match link.send(&self.commands("EVALSHA", &self.lua.hash, deadline), deadline).await {
-            // A proof that nothing has run.
-            Err(Failure::NoScript) => {
-                link.send(&self.commands("EVAL", self.lua.text, deadline), deadline).await
-            }
-            other => other,
-        }
-    }
-
-    fn commands(&self, verb: &str, script: &str, deadline: Instant) -> Pipeline {
-        let mut commands = Pipeline::new();
-        commands.cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
-        if self.replicas > 0 {
-            // Half of what is left, so that too few replicas are told as such.
-            let patience = deadline.saturating_duration_since(Instant::now()) / 2;
-            // 0 would wait for ever.
-            let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
-            commands.cmd("WAIT").arg(self.replicas).arg(millis);
-        }
-        commands
     }
 }
 
@@ -347,33 +313,6 @@ fn bounds(prefix: &str, after: Option<&Key>) -> [Vec<u8>; 2] {
     [from.into_bytes(), to]
 }
 
-/// `ARGV` of the commit script.
-fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> {
-    let flag = |set: bool| if set { b"1".to_vec() } else { Vec::new() };
-    let mut arguments = vec![
-        flag(batch.expect_empty),
-        batch.max_records.map_or_else(Vec::new, |max| max.to_string().into_bytes()),
-        batch.request.as_ref().map_or_else(Vec::new, |(_, outcome)| outcome.clone()),
-        REQUEST_TTL.as_millis().to_string().into_bytes(),
-        flag(replicated),
-    ];
-    for operation in &batch.operations {
-        arguments.push(operation.key.as_str().as_bytes().to_vec());
-        arguments.push(match operation.expect {
-            None => Vec::new(),
-            Some(Expect::Absent) => b"absent".to_vec(),
-            Some(Expect::Revision(revision)) => revision.as_u64().to_be_bytes().to_vec(),
-        });
-        let (write, value) = match &operation.write {
-            Write::Put(record) => ("put", record.to_stored()),
-            Write::Delete => ("delete", Vec::new()),
-            Write::Nothing => ("nothing", Vec::new()),
-        };
-        arguments.extend([write.as_bytes().to_vec(), value]);
-    }
-    arguments
-}
-
 fn record(value: Value) -> Result<Option<Record>, StoreError> {
     match value {
         Value::Nil => Ok(None),
@@ -385,31 +324,6 @@ fn record(value: Value) -> Result<Option<Record>, StoreError> {
 fn text(value: Value) -> Result<String, StoreError> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| NOT_UNDERSTOOD),
-        _ => Err(NOT_UNDERSTOOD),
-    }
-}
-
-/// Reads the reply of the commit script.
-fn committed(reply: Option<Value>, operations: &[Operation]) -> Result<Commit, StoreError> {
-    let Some(Value::Array(reply)) = reply else {
-        return Err(NOT_UNDERSTOOD);
-    };
-    let mut reply = reply.into_iter();
-    let Some(Value::BulkString(word)) = reply.next() else {
-        return Err(NOT_UNDERSTOOD);
-    };
-    match (word.as_slice(), reply.next()) {
-        (b"done", None) => Ok(Commit::Done),
-        (b"replayed", Some(Value::BulkString(outcome))) => Ok(Commit::Replayed(outcome)),
-        (b"conflict", Some(Value::Int(index))) => usize::try_from(index)
-            .ok()
-            .and_then(|index| operations.get(index))
-            .map(|operation| Commit::Conflict(operation.key.clone()))
-            .ok_or(NOT_UNDERSTOOD),
-        (b"not_empty", None) => Ok(Commit::NotEmpty),
-        (b"full", None) => Ok(Commit::Full),
-        (b"malformed", None) => Err(StoreError::Malformed("a record is too short")),
-        (b"denied", None) => Err(StoreError::Unavailable("Redis denies access")),
         _ => Err(NOT_UNDERSTOOD),
     }
 }

@@ -1,0 +1,50 @@
+//! Random identities (UUIDv4, RFC 9562).
+
+use std::fmt;
+
+use uuid::Uuid;
+
+macro_rules! uids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A fresh one.
+            pub fn random() -> Self {
+                Self(Uuid::new_v4())
+            }
+
+            /// From its 16 bytes.
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            /// Its 16 bytes.
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+
+uids! {
+    /// Identity of one secret; a secret created again under a name has another.
+    SecretUid;
+    /// Names a data key; part of the encryption context and of every sealed
+    /// value.
+    DataKeyId;
+}

@@ -1,0 +1,100 @@
+//! Calls of the scripts: what is sent, and what the replies mean.
+
+use redis::{Pipeline, Value};
+use tokio::time::Instant;
+
+use super::{
+    NOT_UNDERSTOOD, REQUEST_TTL,
+    link::{Failure, Link},
+    scripts::Lua,
+};
+use crate::store::{Batch, Commit, Expect, Operation, StoreError, Write};
+
+/// A script with its keys and arguments.
+pub(super) struct Call<'a> {
+    pub(super) lua: &'a Lua,
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<Vec<u8>>,
+    /// Replicas that must confirm.
+    pub(super) replicas: u32,
+}
+
+impl Call<'_> {
+    pub(super) async fn run(&self, link: &Link, deadline: Instant) -> Result<Vec<Value>, Failure> {
+        match link.send(&self.commands("EVALSHA", &self.lua.hash, deadline), deadline).await {
+            // A proof that nothing has run.
+            Err(Failure::NoScript) => {
+                link.send(&self.commands("EVAL", self.lua.text, deadline), deadline).await
+            }
+            other => other,
+        }
+    }
+
+    fn commands(&self, verb: &str, script: &str, deadline: Instant) -> Pipeline {
+        let mut commands = Pipeline::new();
+        commands.cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
+        if self.replicas > 0 {
+            // Half of what is left, so that too few replicas are told as such.
+            let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+            // 0 would wait for ever.
+            let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
+            commands.cmd("WAIT").arg(self.replicas).arg(millis);
+        }
+        commands
+    }
+}
+
+/// `ARGV` of the commit script.
+pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> {
+    let flag = |set: bool| if set { b"1".to_vec() } else { Vec::new() };
+    let mut arguments = vec![
+        flag(batch.expect_empty),
+        batch.max_records.map_or_else(Vec::new, |max| max.to_string().into_bytes()),
+        batch.request.as_ref().map_or_else(Vec::new, |(_, outcome)| outcome.clone()),
+        REQUEST_TTL.as_millis().to_string().into_bytes(),
+        flag(replicated),
+    ];
+    for operation in &batch.operations {
+        arguments.push(operation.key.as_str().as_bytes().to_vec());
+        arguments.push(match operation.expect {
+            None => Vec::new(),
+            Some(Expect::Absent) => b"absent".to_vec(),
+            Some(Expect::Revision(revision)) => revision.as_u64().to_be_bytes().to_vec(),
+        });
+        let (write, value) = match &operation.write {
+            Write::Put(record) => ("put", record.to_stored()),
+            Write::Delete => ("delete", Vec::new()),
+            Write::Nothing => ("nothing", Vec::new()),
+        };
+        arguments.extend([write.as_bytes().to_vec(), value]);
+    }
+    arguments
+}
+
+/// Reads the reply of the commit script.
+pub(super) fn committed(
+    reply: Option<Value>,
+    operations: &[Operation],
+) -> Result<Commit, StoreError> {
+    let Some(Value::Array(reply)) = reply else {
+        return Err(NOT_UNDERSTOOD);
+    };
+    let mut reply = reply.into_iter();
+    let Some(Value::BulkString(word)) = reply.next() else {
+        return Err(NOT_UNDERSTOOD);
+    };
+    match (word.as_slice(), reply.next()) {
+        (b"done", None) => Ok(Commit::Done),
+        (b"replayed", Some(Value::BulkString(outcome))) => Ok(Commit::Replayed(outcome)),
+        (b"conflict", Some(Value::Int(index))) => usize::try_from(index)
+            .ok()
+            .and_then(|index| operations.get(index))
+            .map(|operation| Commit::Conflict(operation.key.clone()))
+            .ok_or(NOT_UNDERSTOOD),
+        (b"not_empty", None) => Ok(Commit::NotEmpty),
+        (b"full", None) => Ok(Commit::Full),
+        (b"malformed", None) => Err(StoreError::Malformed("a record is too short")),
+        (b"denied", None) => Err(StoreError::Unavailable("Redis denies access")),
+        _ => Err(NOT_UNDERSTOOD),
+    }
+}
