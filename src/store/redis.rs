@@ -10,9 +10,8 @@
 //! | `<prefix>:{ws}:request:<id>` | string, expires after 24 h | outcome of a request |
 //! | `<prefix>:health` | never there | target of the health probe |
 //!
-//! An ACL user needs `+info +select +hmget +get +del +scan +eval +evalsha
-//! +hlen +hget +hset +hdel +zcard +zadd +zrem +zrangebylex +set +pexpireat
-//! +pexpiretime +wait` on `~<prefix>:*`.
+//! The rights that an ACL user needs are in `deploy/redis-rights.acl`; for a
+//! database other than 0, `+select` too.
 
 mod call;
 mod config;
