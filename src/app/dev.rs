@@ -94,15 +94,17 @@ fn greet(address: SocketAddr, dir: &Path) -> io::Result<()> {
              workflowsecrets.v1.SecretsService/{method}\n"
         )
     };
-    let create = r#"{"workspace": "demo", "name": "STRIPE_KEY", "value": "sk_test_51H8"}"#;
+    // Can be pasted again after a restart.
+    let store =
+        r#"{"workspace": "hello", "name": "API_KEY", "value": "k_51H8", "allow_missing": true}"#;
     let resolve =
-        r#"{"workspace": "demo", "credentials": [{"secret": "STRIPE_KEY", "alias": "stripe"}]}"#;
+        r#"{"workspace": "hello", "credentials": [{"secret": "API_KEY", "alias": "key"}]}"#;
     let greeting = [
         format!("workflow-secrets dev listens on {address} (plaintext, loopback only).\n"),
         format!("Store, key and audit lines are in {} and survive restarts.\n", dir.display()),
         "Not for production: whoever reaches this port may do everything.\n\nTry:\n".to_owned(),
-        call("CreateSecret", create),
-        call("ListSecrets", r#"{"workspace": "demo"}"#),
+        call("UpdateSecret", store),
+        call("ListSecrets", r#"{"workspace": "hello"}"#),
         call("ResolveSecrets", resolve),
     ]
     .concat();

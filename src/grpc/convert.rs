@@ -135,10 +135,7 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         && description.is_none()
         && expiry == ExpiryChange::Keep
     {
-        return Err(Error::field(
-            "value",
-            "at least one of value, description and expire_time must be present",
-        ));
+        return Err(Error::field("value", "must be present unless description or expire_time is"));
     }
     let (etag, allow_missing) = (etag(&message.etag), message.allow_missing);
     let validate_only = message.validate_only;

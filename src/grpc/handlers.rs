@@ -35,14 +35,17 @@ impl Handlers {
     {
         let (metadata, extensions, message) = request.into_parts();
         let outcome = match identity::caller(&extensions, &metadata) {
-            Err(error) => {
-                let (caller, error) = refused(error);
-                self.secrets.audit_refusal(caller.as_ref(), action, &error).await;
+            // `Limits` refuses and logs these before they come here.
+            Err(IdentityError::Unauthenticated(why)) => Err(Error::Unauthenticated(why)),
+            Err(IdentityError::Invalid { id, field, refusal }) => {
+                let caller = Caller { id, actor: None, trace_id: None };
+                let error = Error::refused(field, refusal);
+                self.secrets.audit_refusal(&caller, action, &error).await;
                 Err(error)
             }
             Ok(caller) => match parse(message) {
                 Err(error) => {
-                    self.secrets.audit_refusal(Some(&caller), action, &error).await;
+                    self.secrets.audit_refusal(&caller, action, &error).await;
                     Err(error)
                 }
                 Ok(command) => run(Arc::clone(&self.secrets), caller, command).await,
@@ -57,17 +60,6 @@ impl Handlers {
                 log(action, &error);
                 Err(error.into())
             }
-        }
-    }
-}
-
-/// The error, and the caller if only what it tells of itself is wrong.
-fn refused(error: IdentityError) -> (Option<Caller>, Error) {
-    match error {
-        IdentityError::Unauthenticated(why) => (None, Error::Unauthenticated(why)),
-        IdentityError::Invalid { id, field, refusal } => {
-            let caller = Caller { id, actor: None, trace_id: None };
-            (Some(caller), Error::refused(field, refusal))
         }
     }
 }

@@ -15,7 +15,10 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares};
+use super::{
+    answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares,
+    status::unimplemented,
+};
 use crate::{domain::CallerId, service::Error};
 
 /// Bytes of one message: a value of 64 KiB, a description and names, with
@@ -160,6 +163,7 @@ fn explain(answer: Response<Body>) -> Response<Body> {
     match status.code() {
         Code::OutOfRange => Status::from(Error::MessageTooLarge).into_http(),
         Code::Internal if malformed => Status::from(Error::MalformedMessage).into_http(),
+        Code::Unimplemented => unimplemented(status).into_http(),
         _ => answer,
     }
 }

@@ -30,6 +30,20 @@ impl From<Error> for Status {
     }
 }
 
+/// What tonic answers to a method that does not exist and to a compressed
+/// message, with details. Its metadata stay: they name the encodings taken.
+pub(super) fn unimplemented(status: Status) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("UNIMPLEMENTED", DOMAIN, HashMap::new());
+    Status::with_error_details_and_metadata(
+        Code::Unimplemented,
+        "no such method, or a compressed message: use the service's proto file, and send \
+         messages uncompressed",
+        details,
+        status.metadata().clone(),
+    )
+}
+
 /// Code, message (what is wrong and what to do next) and further details.
 fn describe(
     error: &Error,
@@ -133,7 +147,7 @@ fn describe(
         }
         Error::StoreFull => text(
             Code::ResourceExhausted,
-            "the store has no room; nothing was stored: an operator must add memory",
+            "the store has no room; nothing was stored: an operator must add memory or disk",
         ),
         Error::KmsUnavailable(_) => {
             text(Code::Unavailable, "the key-management service cannot be reached: retry")

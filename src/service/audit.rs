@@ -1,4 +1,18 @@
-//! The audit stream: one line per secret a call touched.
+//! The audit stream: who did what to which secret.
+//!
+//! | Call | Lines |
+//! |---|---|
+//! | Create, Get, Update, Delete | one, with the secret, also if it is not granted or fails |
+//! | List | one, without a secret |
+//! | Resolve | one per credential, with the outcome of the call |
+//! | Resolve that is not granted | one; with the secret if the call names only one |
+//! | fields or metadata refused before anything is looked up | one, without workspace and secret |
+//! | no identity | none, or anybody could fill the stream: the log tells of them |
+//! | a message that does not decode or is too large; `UNIMPLEMENTED`; `OVERLOADED` | none |
+//!
+//! A call that is cut by `TIMEOUT` or given up by its client goes on if it is a
+//! change, and leaves its line. Any other leaves its lines if they were handed
+//! in by then, and none if not; no value has left in either case.
 //!
 //! Each line is a JSON object in pure ASCII (other characters as `\u` escapes,
 //! so that no log shipper splits or reorders a line). Fields, those not known
@@ -8,8 +22,8 @@
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
 //! | `action` | `create`, `get`, `update`, `delete`, `list` or `resolve` |
-//! | `outcome` | `ok`, or the reason of the error (`NOT_GRANTED`, ...) |
-//! | `caller` | SPIFFE id of the client's certificate; absent if unidentified |
+//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
+//! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
 //! | `workspace`, `secret`, `version` | what was touched |
 //! | `alias` | resolve: the key under which the value was returned |
@@ -36,28 +50,32 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use self::output::Output;
+use super::access::Caller;
 use crate::domain::{
     Actor, Alias, CallerId, RunId, SecretName, Timestamp, TraceId, WorkflowId, WorkspaceId,
 };
 
-/// What a call did to one secret, or tried to.
+/// What a call did to one secret, or tried to; to a whole workspace, if it is
+/// a List; or how it was refused.
 #[derive(Debug, Clone)]
 pub struct AuditEvent {
     /// When.
     pub time: Timestamp,
-    /// Who; `None` for a client that is not identified.
-    pub caller: Option<CallerId>,
+    /// Who.
+    pub caller: CallerId,
     /// The person behind the caller, unproven.
     pub actor: Option<Actor>,
-    /// Where; `None` if the call named no valid workspace.
+    /// Where; `None` if fields of the call were refused.
     pub workspace: Option<WorkspaceId>,
-    /// Which secret; `None` for a call that names none, or no valid one.
+    /// Which secret; `None` also for List, and for a Resolve of several that is
+    /// not granted.
     pub secret: Option<SecretName>,
     /// Which version was read or written.
     pub version: Option<u64>,
     /// What.
     pub action: Action,
-    /// `ok`, or the reason of the error.
+    /// `ok`; `validated`, if nothing was to be stored; or the reason of the
+    /// error.
     pub outcome: &'static str,
     /// Resolve: the key of the value in the answer.
     pub alias: Option<Alias>,
@@ -71,11 +89,12 @@ pub struct AuditEvent {
 
 impl AuditEvent {
     /// An event of which nothing else is known yet.
-    pub fn new(time: Timestamp, action: Action, outcome: &'static str) -> Self {
+    pub fn new(time: Timestamp, caller: &Caller, action: Action, outcome: &'static str) -> Self {
+        let Caller { id, actor, trace_id } = caller.clone();
         Self {
             time,
-            caller: None,
-            actor: None,
+            caller: id,
+            actor,
             workspace: None,
             secret: None,
             version: None,
@@ -84,7 +103,7 @@ impl AuditEvent {
             alias: None,
             workflow_id: None,
             run_id: None,
-            trace_id: None,
+            trace_id,
         }
     }
 }
@@ -278,8 +297,7 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         time: String,
         action: &'static str,
         outcome: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        caller: Option<&'a str>,
+        caller: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         actor: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -301,7 +319,7 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         time: event.time.to_string(),
         action: event.action.as_str(),
         outcome: event.outcome,
-        caller: event.caller.as_ref().map(CallerId::as_str),
+        caller: event.caller.as_str(),
         actor: event.actor.as_ref().map(Actor::as_str),
         workspace: event.workspace.as_ref().map(WorkspaceId::as_str),
         secret: event.secret.as_ref().map(SecretName::as_str),
@@ -344,20 +362,10 @@ mod tests {
     use super::*;
 
     fn event() -> AuditEvent {
-        AuditEvent {
-            time: Timestamp::new(1_700_000_000, 123_000_000).unwrap(),
-            caller: None,
-            actor: None,
-            workspace: None,
-            secret: None,
-            version: None,
-            action: Action::List,
-            outcome: "NOT_GRANTED",
-            alias: None,
-            workflow_id: None,
-            run_id: None,
-            trace_id: None,
-        }
+        let id = CallerId::parse("spiffe://td/executor").unwrap();
+        let caller = Caller { id, actor: None, trace_id: None };
+        let time = Timestamp::new(1_700_000_000, 123_000_000).unwrap();
+        AuditEvent::new(time, &caller, Action::List, "INVALID_FIELD")
     }
 
     fn line(event: &AuditEvent) -> String {
@@ -371,10 +379,9 @@ mod tests {
         assert_eq!(
             line(&event()),
             "{\"time\":\"2023-11-14T22:13:20.123Z\",\"action\":\"list\",\
-             \"outcome\":\"NOT_GRANTED\"}\n"
+             \"outcome\":\"INVALID_FIELD\",\"caller\":\"spiffe://td/executor\"}\n"
         );
         let full = AuditEvent {
-            caller: Some(CallerId::parse("spiffe://td/executor").unwrap()),
             actor: Some(Actor::parse("Zoë \"Z\" \\ \u{1f511}").unwrap()),
             workspace: Some(WorkspaceId::parse("ws_1").unwrap()),
             secret: Some(SecretName::parse("KEY").unwrap()),

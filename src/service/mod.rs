@@ -150,13 +150,8 @@ impl Secrets {
     }
 
     /// Writes the line of a call that was refused before it touched a secret.
-    pub async fn audit_refusal(&self, caller: Option<&Caller>, action: Action, error: &Error) {
-        let event = AuditEvent {
-            caller: caller.map(|c| c.id.clone()),
-            actor: caller.and_then(|c| c.actor.clone()),
-            trace_id: caller.and_then(|c| c.trace_id.clone()),
-            ..AuditEvent::new(self.clock.now(), action, error.reason())
-        };
+    pub async fn audit_refusal(&self, caller: &Caller, action: Action, error: &Error) {
+        let event = AuditEvent::new(self.clock.now(), caller, action, error.reason());
         // The call fails with its own reason, whether or not the line lands.
         let _ = self.audit.write(vec![event]).await;
     }
@@ -169,11 +164,8 @@ impl Secrets {
         outcome: &'static str,
     ) -> AuditEvent {
         AuditEvent {
-            caller: Some(caller.id.clone()),
-            actor: caller.actor.clone(),
-            trace_id: caller.trace_id.clone(),
             workspace: Some(workspace.clone()),
-            ..AuditEvent::new(self.clock.now(), action, outcome)
+            ..AuditEvent::new(self.clock.now(), caller, action, outcome)
         }
     }
 

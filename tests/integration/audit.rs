@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn event(run: &str) -> AuditEvent {
     AuditEvent {
         time: Timestamp::new(1_700_000_000, 0).unwrap(),
-        caller: Some(CallerId::parse("spiffe://td/executor").unwrap()),
+        caller: CallerId::parse("spiffe://td/executor").unwrap(),
         actor: None,
         workspace: Some(WorkspaceId::parse("ws_1").unwrap()),
         secret: Some(SecretName::parse("KEY").unwrap()),

@@ -63,13 +63,22 @@ async fn send(
     method: &str,
     message: &[u8],
 ) -> Result<Response<Bytes>, Status> {
+    send_request(platform, replica, method, Request::new(Bytes::copy_from_slice(message))).await
+}
+
+async fn send_request(
+    platform: &Platform,
+    replica: &Replica,
+    method: &str,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, Status> {
     let read = |end: &str| std::fs::read_to_string(platform.file(&format!("platform.{end}")));
     let identity = Identity { cert: read("crt").unwrap(), key: read("key").unwrap() };
     let channel = platform.channel(replica, Some(&identity)).await;
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     let path = format!("/workflowsecrets.v1.SecretsService/{method}").parse().unwrap();
-    client.unary(Request::new(Bytes::copy_from_slice(message)), path, Raw).await
+    client.unary(request, path, Raw).await
 }
 
 /// A string field of a message, by its number; fewer than 128 bytes.
@@ -112,7 +121,18 @@ async fn messages_that_do_not_decode() {
     let newer = [&good[..], &field(15, b"canary")].concat();
     send(&platform, &replica, "CreateSecret", &newer).await.unwrap();
     let outcome = send(&platform, &replica, "NoSuchCall", &good).await;
-    assert_eq!(outcome.unwrap_err().code(), Code::Unimplemented);
+    assert_refused(outcome, Code::Unimplemented, "UNIMPLEMENTED");
+}
+
+#[tokio::test]
+async fn compressed_messages() {
+    let platform = Platform::start().await;
+    let replica = platform.replica().await;
+    let mut request = Request::new(create(WS, "KEY", "value").encode_to_vec().into());
+    request.metadata_mut().insert("grpc-encoding", MetadataValue::from_static("gzip"));
+    let outcome = send_request(&platform, &replica, "CreateSecret", request).await;
+    let status = assert_refused(outcome, Code::Unimplemented, "UNIMPLEMENTED");
+    assert_eq!(status.metadata().get("grpc-accept-encoding").unwrap(), "identity");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
 use workflow_secrets::grpc::proto::secrets_service_client::SecretsServiceClient;
@@ -17,6 +18,7 @@ use super::support::{
     platform::{Client, Platform, SERVICE, create, free_address, resolve, value},
     program::{command, ended, run, terminate},
     redis_server::Options,
+    tools::grpcurl,
 };
 
 /// A running `dev`; killed when dropped.
@@ -104,14 +106,28 @@ async fn dev_keeps_its_data_across_restarts_and_crashes() {
 async fn dev_prints_lines_to_paste() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let dev = Dev::start(&data).await;
+    let _dev = Dev::start(&data).await;
     let greeting = fs::read_to_string(data.with_extension("stdout")).unwrap();
-    for method in ["CreateSecret", "ListSecrets", "ResolveSecrets"] {
-        let call = format!("' {} workflowsecrets.v1.SecretsService/{method}", dev.address);
-        let line = greeting.lines().find(|line| line.ends_with(&call)).expect(method);
-        let message = line.strip_prefix("grpcurl -plaintext -d '").expect(line);
-        let message = message.split('\'').next().unwrap();
-        assert!(serde_json::from_str::<serde_json::Value>(message).unwrap().is_object());
+    let (_, lines) = greeting.split_once("Try:\n").unwrap();
+    // A second time, as after a restart, the value is merely stored anew.
+    for version in ["1", "2"] {
+        let mut answers = vec![];
+        for line in lines.lines() {
+            let words = line.strip_prefix("grpcurl ").expect(line);
+            let [flags, message, call] = words.split('\'').collect::<Vec<_>>()[..] else {
+                panic!("{line}");
+            };
+            let call = call.split_whitespace();
+            let arguments: Vec<_> = flags.split_whitespace().chain([message]).chain(call).collect();
+            let ended = grpcurl(&arguments, "").await;
+            assert_eq!(ended.code, Some(0), "{line}: {}", ended.stderr);
+            answers.push(serde_json::from_str::<Value>(&ended.stdout).unwrap());
+        }
+        let [stored, listed, resolved] = &answers[..] else { panic!("{lines}") };
+        assert_eq!((&stored["name"], &stored["version"]), (&json!("API_KEY"), &json!(version)));
+        assert_eq!(listed, &json!({"secrets": [stored]}));
+        let secret = json!({"name": "API_KEY", "value": "k_51H8", "version": version});
+        assert_eq!(resolved, &json!({"secrets": {"key": secret}}));
     }
 }
 

@@ -1,7 +1,12 @@
 //! The service by hand: real grpcurl over mutual TLS, with nothing but what
 //! reflection tells it.
 
+use futures_util::stream;
 use serde_json::{Value, json};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
 use super::support::{
     platform::{Platform, Replica, SERVICE},
@@ -206,4 +211,20 @@ async fn reflection_and_health_are_open_to_all() {
     let described = grpcurl.run(None, &["describe workflowsecrets.v1.Secret"], "").await;
     assert!(described.stdout.contains("string etag = 8"), "{}", described.stdout);
     assert!(!described.stdout.contains("string value"), "{}", described.stdout);
+}
+
+/// What newer grpcurls ask first.
+#[tokio::test]
+async fn reflection_answers_in_its_newer_version_too() {
+    let Grpcurl { platform, replica } = Grpcurl::start().await;
+    let mut client = ServerReflectionClient::new(platform.channel(&replica, None).await);
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = ServerReflectionRequest { host: String::new(), message_request };
+    let mut answers =
+        client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(listed)) = answer else { panic!("{answer:?}") };
+    let services: Vec<_> = listed.service.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(services, ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", SERVICE]);
+    assert!(answers.message().await.unwrap().is_none());
 }
