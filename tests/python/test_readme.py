@@ -6,6 +6,10 @@ import unittest
 from project import DEPLOY, ROOT
 
 README = (ROOT / "README.md").read_text()
+REASONS = {
+    *re.findall(r'=> "([A-Z_]+)",', (ROOT / "src/service/error.rs").read_text()),
+    *re.findall(r'set_error_info\("([A-Z_]+)"', (ROOT / "src/grpc/status.rs").read_text()),
+}
 
 
 class Readme(unittest.TestCase):
@@ -13,8 +17,14 @@ class Readme(unittest.TestCase):
         table = README[README.index("\n## Errors") : README.index("\n## For security reviewers")]
         rows = re.findall(r"(?m)^\| [A-Z_]+ \| (.*?) \|", table)
         listed = {reason for row in rows for reason in re.findall(r"`([A-Z_]+)`", row)}
-        source = (ROOT / "src/service/error.rs").read_text()
-        self.assertEqual(listed, set(re.findall(r'=> "([A-Z_]+)",', source)))
+        self.assertEqual(listed, REASONS)
+
+    def test_the_api_lists_every_reason(self):
+        text = (ROOT / "proto/workflowsecrets/v1/secrets.proto").read_text()
+        table = text[text.index("# Errors") : text.index("The common ones")]
+        # Right of the codes, some of which are called like reasons.
+        right = " ".join(line[25:] for line in table.splitlines())
+        self.assertEqual(REASONS - set(re.findall(r"[A-Z_]+", right)), set())
 
     def test_the_redis_rights_are_those_of_deploy(self):
         (rights,) = [
