@@ -32,8 +32,8 @@ BEGIN, END = "<!-- tour -->", "<!-- /tour -->"
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 VARYING = [
+    (re.compile(rf"\b{UUID}-[0-9a-f]{{1,16}}\b"), "<etag>"),
     (re.compile(rf"\b{UUID}\b"), "<uid>"),
-    (re.compile(r"\b[0-9a-f]{32}-[0-9a-f]{1,16}\b"), "<etag>"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),
 ]
 
