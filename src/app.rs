@@ -56,7 +56,7 @@ struct Ending {
     grace: Duration,
 }
 
-/// Serves in production until `shutdown`.
+/// Serves in production until `shutdown`. Returns when the grace period ends.
 ///
 /// # Errors
 /// [`RunError`].
@@ -64,7 +64,7 @@ pub async fn serve(
     config: ServeConfig,
     listener: TcpListener,
     shutdown: CancellationToken,
-) -> Result<(), RunError> {
+) -> Result<Instant, RunError> {
     for warning in config.warnings {
         tracing::warn!("{warning}");
     }
@@ -118,7 +118,7 @@ pub async fn serve(
 /// Serves until shutdown, then ends in order: health says NOT_SERVING, calls
 /// are taken a little longer, then those under way finish, the changes behind
 /// calls that were given up are committed, and the audit stream is written.
-async fn run<I>(secrets: Arc<Secrets>, incoming: I, ending: Ending) -> Result<(), RunError>
+async fn run<I>(secrets: Arc<Secrets>, incoming: I, ending: Ending) -> Result<Instant, RunError>
 where
     I: Stream<Item = std::io::Result<Connection>>,
 {
@@ -135,12 +135,14 @@ where
     );
     tokio::pin!(server);
     tokio::select! {
-        ended = &mut server => return ended.map_err(RunError::Serve),
+        ended = &mut server => return ended.map(|()| Instant::now()).map_err(RunError::Serve),
         () = shutdown.cancelled() => {}
     }
 
     tracing::info!("shutting down");
-    let deadline = Instant::now() + grace;
+    // The last tenth is for what remains to be written.
+    let end = Instant::now() + grace;
+    let deadline = end - grace / 10;
     upkeep.abort();
     // Or it may say SERVING once more.
     let _ = upkeep.await;
@@ -157,11 +159,11 @@ where
     if tokio::time::timeout_at(deadline, secrets.changes.wait()).await.is_err() {
         tracing::warn!("grace period over: changes under way given up");
     }
-    if let Err(error) = secrets.audit.flush().await {
-        tracing::error!(%error, "audit lines may be lost");
+    if !matches!(tokio::time::timeout_at(end, secrets.audit.flush()).await, Ok(Ok(()))) {
+        tracing::error!("audit lines may be lost");
     }
     tracing::info!("ended");
-    Ok(())
+    Ok(end)
 }
 
 /// Keeps readiness true to what the store can do, and memory free of data keys

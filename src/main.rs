@@ -14,6 +14,7 @@ use tokio::{
     net::TcpListener,
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
         },
     };
     // Work that is stuck must not hold the process past its grace period.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    runtime.shutdown_timeout(Duration::from_millis(50));
     code
 }
 
@@ -93,7 +94,7 @@ async fn start<F>(
     serve: impl FnOnce(TcpListener, CancellationToken) -> F,
 ) -> ExitCode
 where
-    F: Future<Output = Result<(), RunError>>,
+    F: Future<Output = Result<Instant, RunError>>,
 {
     let telemetry = match telemetry.map(telemetry::init).transpose() {
         Ok(telemetry) => telemetry,
@@ -111,14 +112,17 @@ where
         Ok(shutdown) => shutdown,
         Err(error) => return fail(SOFTWARE, error),
     };
-    let code = match serve(listener, shutdown).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error @ RunError::Start(_)) => fail(UNAVAILABLE, error),
-        Err(error @ RunError::Serve(_)) => fail(SOFTWARE, error),
+    let now = Instant::now();
+    let (code, end) = match serve(listener, shutdown).await {
+        Ok(end) => (ExitCode::SUCCESS, end),
+        Err(error @ RunError::Start(_)) => (fail(UNAVAILABLE, error), now),
+        Err(error @ RunError::Serve(_)) => (fail(SOFTWARE, error), now),
     };
     if let Some(telemetry) = telemetry {
-        // Blocks; off the runtime's own threads.
-        let _ = tokio::task::spawn_blocking(|| telemetry.shutdown()).await;
+        // Blocks; off the runtime's own threads, and never past the end.
+        let left = end.saturating_duration_since(Instant::now());
+        let flush = tokio::task::spawn_blocking(move || telemetry.shutdown(left));
+        let _ = tokio::time::timeout_at(end, flush).await;
     }
     code
 }

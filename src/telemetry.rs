@@ -1,6 +1,6 @@
 //! Floor 5: logs to stderr, traces to an OpenTelemetry collector.
 
-use std::io;
+use std::{io, time::Duration};
 
 use opentelemetry::{propagation::TextMapPropagator as _, trace::TracerProvider as _};
 use opentelemetry_otlp::WithExportConfig as _;
@@ -52,9 +52,10 @@ pub enum TelemetryError {
 pub struct Telemetry(Option<SdkTracerProvider>);
 
 impl Telemetry {
-    /// Sends what is left. Blocks until it is sent or the exporter gives up.
-    pub fn shutdown(self) {
-        if let Some(Err(error)) = self.0.map(|provider| provider.shutdown()) {
+    /// Sends what is left. Blocks until it is sent or `within` is over.
+    pub fn shutdown(self, within: Duration) {
+        let sent = self.0.map(|provider| provider.shutdown_with_timeout(within));
+        if let Some(Err(error)) = sent {
             tracing::warn!(%error, "spans lost");
         }
     }

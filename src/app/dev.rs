@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Ending, RunError, run};
@@ -32,7 +32,7 @@ use crate::{
 /// The one caller.
 const CALLER: &str = "spiffe://dev.local/developer";
 
-/// Serves for trying out until `shutdown`.
+/// Serves for trying out until `shutdown`. Returns when the grace period ends.
 ///
 /// # Errors
 /// [`RunError`], also for a listener that is not on loopback.
@@ -40,7 +40,7 @@ pub async fn dev(
     config: DevConfig,
     listener: TcpListener,
     shutdown: CancellationToken,
-) -> Result<(), RunError> {
+) -> Result<Instant, RunError> {
     let address = listener.local_addr().map_err(|error| RunError::start("listener", error))?;
     let dir = &config.data_dir;
     DirBuilder::new()

@@ -130,6 +130,11 @@ fn describe(
         ),
         Error::Unresolved(names) => {
             let listed = unresolved(details, names);
+            for (name, cause) in names {
+                if let Cause::Missing(Some(other)) = cause {
+                    metadata.insert(format!("suggestion.{name}"), other.to_string());
+                }
+            }
             if listed < names.len() {
                 metadata.insert("unlisted".into(), (names.len() - listed).to_string());
             }
@@ -198,7 +203,7 @@ fn bad_request(
 fn summary(names: &[(SecretName, Cause)]) -> String {
     const NAMED: usize = 2;
     let named = names.iter().take(NAMED).map(|(name, cause)| match cause {
-        Cause::Missing => format!("{name} does not exist"),
+        Cause::Missing(_) => format!("{name} does not exist"),
         Cause::Expired => format!("{name} has expired"),
     });
     let more = match names.len().saturating_sub(NAMED) {
@@ -213,7 +218,7 @@ fn unresolved(details: &mut ErrorDetails, names: &[(SecretName, Cause)]) -> usiz
     let mut room = DETAIL_BYTES;
     for (listed, (name, cause)) in names.iter().enumerate() {
         let kind = match cause {
-            Cause::Missing => "MISSING",
+            Cause::Missing(_) => "MISSING",
             Cause::Expired => "EXPIRED",
         };
         let size = kind.len() + name.as_str().len() + 6;

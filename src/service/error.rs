@@ -26,10 +26,11 @@ impl FieldViolation {
 }
 
 /// Why a name does not resolve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// There is no such secret.
-    Missing,
+    /// There is no such secret; perhaps one whose name differs only in case,
+    /// told only to callers that may list.
+    Missing(Option<SecretName>),
     /// Its expiry has passed.
     Expired,
 }

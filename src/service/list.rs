@@ -52,9 +52,13 @@ pub struct Page {
 /// they may not be shown. The quota of the workspace bounds the steps.
 const STEP: usize = 500;
 
-/// Bytes of descriptions from which a page ends early, so that it fits the
-/// 4 MiB that gRPC clients accept unless told otherwise.
-const PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes from which a page ends early, so that it fits the 4 MiB that gRPC
+/// clients accept unless told otherwise.
+const PAGE_BYTES: usize = 3 * 1024 * 1024;
+
+/// Bytes that one secret may take in an answer besides its free texts: names,
+/// ids and times at their longest, and their tags.
+const FIXED_BYTES: usize = 700;
 
 impl Secrets {
     /// Lists secrets without their values.
@@ -88,13 +92,15 @@ impl Secrets {
                 if !request.shows(&grants, &stored.metadata) {
                     continue;
                 }
-                if secrets.len() == *size || bytes > PAGE_BYTES {
+                if secrets.len() == *size || bytes >= PAGE_BYTES {
                     // The last one shown: a name passed over is told to nobody.
                     let last = secrets.last().map(|secret| &secret.metadata.name);
                     let next_page_token = request.token(caller, last);
                     return Ok(Page { secrets, next_page_token });
                 }
-                bytes += stored.metadata.description.as_str().len();
+                let SecretMetadata { description, created_by, updated_by, .. } = &stored.metadata;
+                let texts = [description.as_str(), created_by, updated_by];
+                bytes += FIXED_BYTES + texts.map(str::len).iter().sum::<usize>();
                 secrets.push(SecretView::stored(workspace, stored.metadata, stored.revision));
             }
             if exhausted {

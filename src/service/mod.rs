@@ -16,7 +16,7 @@ mod list;
 mod resolve;
 mod update;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
@@ -186,7 +186,8 @@ impl Secrets {
         // error must not cost more than an answer.
         const LOOK_AT: usize = 1_000;
         let first = name.as_str().chars().next()?;
-        for first in [first.to_ascii_uppercase(), first.to_ascii_lowercase()] {
+        let cases = BTreeSet::from([first.to_ascii_uppercase(), first.to_ascii_lowercase()]);
+        for first in cases {
             let prefix = format!("{}{first}", Key::METADATA);
             let keys = self.store.keys(workspace, &prefix, LOOK_AT).await.ok()?;
             let other = keys

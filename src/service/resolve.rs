@@ -18,6 +18,9 @@ use crate::{
 /// Most credentials of one call.
 pub const MAX_CREDENTIALS: usize = 100;
 
+/// Missing names of one call for which another spelling is looked up.
+const SUGGESTIONS: usize = 10;
+
 /// A secret and the key under which its value is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
@@ -113,7 +116,8 @@ impl Secrets {
         request: &ResolveSecrets,
     ) -> Result<Vec<Resolved>, Error> {
         let workspace = &request.workspace;
-        if !self.grants(caller, workspace).resolve() {
+        let grants = self.grants(caller, workspace);
+        if !grants.resolve() {
             return Err(Error::NotGranted);
         }
         // A secret may be wanted under several aliases: it is read once.
@@ -145,6 +149,13 @@ impl Secrets {
         }
         if unresolved.is_empty() {
             return Ok(resolved);
+        }
+        if grants.list() {
+            for (name, cause) in unresolved.iter_mut().take(SUGGESTIONS) {
+                if let Cause::Missing(suggestion) = cause {
+                    *suggestion = self.other_case(workspace, name).await;
+                }
+            }
         }
         Err(Error::Unresolved(unresolved.into_iter().collect()))
     }
@@ -196,7 +207,7 @@ impl Keys<'_> {
         now: Timestamp,
     ) -> Result<Result<Payload, Cause>, Error> {
         let Some(stored) = Stored::decode(name, metadata)? else {
-            return Ok(Err(Cause::Missing));
+            return Ok(Err(Cause::Missing(None)));
         };
         let payload = self.open_value(&stored, value).await?;
         // The expiry that counts is the one sealed with the value.

@@ -95,6 +95,23 @@ async fn nobody_holds_it_up_beyond_the_grace_period() {
 }
 
 #[tokio::test]
+async fn a_dead_trace_collector_does_not_hold_it_up() {
+    let platform = Platform::start_with(Options::default()).await;
+    // Takes connections and never answers.
+    let collector = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let flags = ["--shutdown-grace", "1s", "--otlp-endpoint", &endpoint];
+    let mut replica = platform.replica_with(&flags).await;
+    let mut writer = platform.client(&replica, "platform").await;
+    writer.create_secret(create("ws", "KEY", "value")).await.unwrap();
+    let start = Instant::now();
+    replica.terminate();
+    assert_eq!(replica.ended(MARGIN).await.code(), Some(0), "{}", replica.stderr());
+    // Left to itself, the exporter takes 5 s.
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn idle_clients_do_not_use_the_grace_period_up() {
     let platform = Platform::start_with(Options::default()).await;
     let mut replica = platform.replica_with(&["--shutdown-grace", "1m"]).await;

@@ -1,0 +1,338 @@
+//! The operations on a turned clock, a store that loses races and an audit
+//! stream that breaks: what a running service shows only by chance.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio_util::task::TaskTracker;
+use workflow_secrets::{
+    domain::{
+        Actor, Alias, CallerId, Clock as _, Description, Environment, Plaintext, RequestId,
+        SecretMetadata, SecretName, Timestamp, WorkspaceId,
+    },
+    envelope::{Keyring, KeyringConfig},
+    service::{
+        Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, Limits, ListSecrets,
+        PageSize, ResolveSecrets, SecretView, Secrets, UpdateSecret,
+        access::{Caller, Policy},
+        audit::{AuditConfig, AuditLog, AuditSink},
+    },
+    store::{Batch, Commit, Key, Record, Store, StoreError, WorkspacesCursor},
+};
+
+use super::support::{fake_kms::FakeKms, manual_clock::ManualClock, memory_store::MemoryStore};
+
+struct Bench {
+    secrets: Arc<Secrets>,
+    store: Arc<MemoryStore>,
+    clock: Arc<ManualClock>,
+    caller: Caller,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let store = Arc::new(MemoryStore::default());
+        Self::on(store.clone(), store, AuditSink::Writer(Box::new(io::sink())))
+    }
+
+    fn on(store: Arc<MemoryStore>, seen: Arc<dyn Store>, audit: AuditSink) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        let id = CallerId::parse("spiffe://test/everything").unwrap();
+        let environment = Environment::parse("test").unwrap();
+        let keyring = Keyring::new(
+            Arc::new(FakeKms::default()),
+            seen.clone(),
+            clock.clone(),
+            environment.clone(),
+            KeyringConfig::default(),
+        );
+        let secrets = Secrets {
+            store: seen,
+            keyring,
+            clock: clock.clone(),
+            audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
+            policy: Arc::new(ArcSwap::from_pointee(Policy::everything(id.clone()))),
+            environment,
+            limits: Limits { max_secrets_per_workspace: 2_000 },
+            changes: TaskTracker::new(),
+        };
+        let caller = Caller { id, actor: None, trace_id: None };
+        Self { secrets: Arc::new(secrets), store, clock, caller }
+    }
+
+    /// So much later than now.
+    fn later(&self, by: Duration) -> Timestamp {
+        let now = self.clock.now();
+        let nanos = u64::from(now.nanos()) + u64::from(by.subsec_nanos());
+        let carry = i64::try_from(by.as_secs() + nanos / 1_000_000_000).unwrap();
+        let nanos = u32::try_from(nanos % 1_000_000_000).unwrap();
+        Timestamp::new(now.seconds() + carry, nanos).unwrap()
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        expire_time: Option<Timestamp>,
+        request_id: Option<&str>,
+    ) -> Result<(), Error> {
+        let request = CreateSecret {
+            workspace: workspace(),
+            name: self::name(name),
+            value: Plaintext::parse("value".to_owned()).ok().unwrap(),
+            description: Description::parse(&"d".repeat(512)).unwrap(),
+            owner: None,
+            expire_time,
+            request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
+            validate_only: false,
+        };
+        self.secrets.create(&self.caller, request).await.map(|_| ())
+    }
+
+    async fn expire(&self, name: &str, expiry: ExpiryChange) -> Result<(), Error> {
+        let request = UpdateSecret {
+            workspace: workspace(),
+            name: self::name(name),
+            value: None,
+            description: None,
+            expiry,
+            etag: None,
+            allow_missing: false,
+            owner: None,
+            request_id: None,
+            validate_only: false,
+        };
+        self.secrets.update(&self.caller, request).await.map(|_| ())
+    }
+
+    async fn resolve(&self, name: &str) -> Result<String, Error> {
+        let secret = self::name(name);
+        let alias = Alias::from(&secret);
+        let request = ResolveSecrets {
+            workspace: workspace(),
+            credentials: Credentials::new(vec![Credential { secret, alias }]).unwrap(),
+            workflow_id: None,
+            run_id: None,
+        };
+        let mut resolved = self.secrets.resolve(&self.caller, request).await?;
+        Ok(resolved.remove(0).payload.value.into_exposed())
+    }
+}
+
+fn workspace() -> WorkspaceId {
+    WorkspaceId::parse("ws").unwrap()
+}
+
+fn name(text: &str) -> SecretName {
+    SecretName::parse(text).unwrap()
+}
+
+const NANO: Duration = Duration::from_nanos(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn expiry_is_exact_to_the_nanosecond() {
+    let bench = Bench::new();
+    bench.create("KEY", Some(bench.later(SECOND)), None).await.unwrap();
+    bench.clock.advance(SECOND - NANO);
+    assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
+    bench.clock.advance(NANO);
+    let expired = Error::Unresolved(vec![(name("KEY"), Cause::Expired)]);
+    assert_eq!(bench.resolve("KEY").await, Err(expired));
+
+    let refused = Err(Error::field("expire_time", "must lie in the future"));
+    let now = bench.clock.now();
+    assert_eq!(bench.create("OTHER", Some(now), None).await, refused);
+    assert_eq!(bench.expire("KEY", ExpiryChange::Set(now)).await, refused);
+    bench.expire("KEY", ExpiryChange::Set(bench.later(NANO))).await.unwrap();
+    assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
+    bench.clock.advance(NANO);
+    assert!(bench.resolve("KEY").await.is_err());
+    bench.expire("KEY", ExpiryChange::Clear).await.unwrap();
+    bench.clock.advance(1_000_000 * SECOND);
+    assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
+}
+
+#[tokio::test]
+async fn a_missing_name_suggests_another_spelling_to_those_who_may_list() {
+    let bench = Bench::new();
+    bench.create("stripeKey", None, None).await.unwrap();
+    for asked in ["STRIPE_KEY", "StripeKey", "stripekey", "_x"] {
+        let told = match asked {
+            "StripeKey" | "stripekey" => Some(name("stripeKey")),
+            _ => None,
+        };
+        let missing = Error::Unresolved(vec![(name(asked), Cause::Missing(told))]);
+        assert_eq!(bench.resolve(asked).await, Err(missing));
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_too_few_replicas_have_is_not_acknowledged() {
+    let bench = Bench::new();
+    bench.create("FIRST", None, None).await.unwrap();
+    let too_few = || StoreError::NotReplicated { acknowledged: 0, demanded: 1 };
+    bench.store.fail_commit(too_few(), true);
+    let outcome = bench.create("KEY", None, Some("id")).await;
+    assert!(matches!(outcome, Err(Error::StoreUnavailable(_))), "{outcome:?}");
+    // The same request finds its outcome, and does nothing twice.
+    bench.create("KEY", None, Some("id")).await.unwrap();
+    assert_eq!(bench.create("KEY", None, None).await, Err(Error::Exists(name("KEY"))));
+}
+
+/// gRPC clients accept 4 MiB unless told otherwise.
+#[tokio::test]
+async fn a_page_of_the_longest_secrets_fits_a_message() {
+    let mut bench = Bench::new();
+    bench.caller.actor = Some(Actor::parse(&"\u{1f511}".repeat(256)).unwrap());
+    let mut names = Vec::new();
+    for number in 1_000..2_000 {
+        names.push(format!("{}{number}", "N".repeat(124)));
+        bench.create(names.last().unwrap(), None, None).await.unwrap();
+    }
+    let (mut listed, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request = ListSecrets {
+            workspace: workspace(),
+            page_size: PageSize::parse(1_000).unwrap(),
+            page_token,
+            show_system_managed: false,
+        };
+        let page = bench.secrets.list(&bench.caller, request).await.unwrap();
+        let bytes = |secret: &SecretView| {
+            let SecretMetadata { name, description, created_by, updated_by, .. } = &secret.metadata;
+            name.as_str().len() + description.as_str().len() + created_by.len() + updated_by.len()
+        };
+        assert!(page.secrets.iter().map(bytes).sum::<usize>() < 3 * 1024 * 1024 + 10_000);
+        listed.extend(page.secrets.iter().map(|secret| secret.metadata.name.to_string()));
+        pages += 1;
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert!(listed == names, "each once, in order");
+    assert_eq!(pages, 2);
+}
+
+#[tokio::test]
+async fn a_race_lost_again_and_again_is_told() {
+    let store = Arc::new(MemoryStore::default());
+    let racing = Arc::new(Racing { store: store.clone(), lose: AtomicBool::new(false) });
+    let bench = Bench::on(store, racing.clone(), AuditSink::Writer(Box::new(io::sink())));
+    bench.create("KEY", None, None).await.unwrap();
+    racing.lose.store(true, Ordering::SeqCst);
+    let clear = bench.expire("KEY", ExpiryChange::Clear).await;
+    assert_eq!(clear, Err(Error::ConcurrentUpdate));
+    racing.lose.store(false, Ordering::SeqCst);
+    bench.expire("KEY", ExpiryChange::Clear).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_changes_while_its_audit_line_cannot_be_written() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let store = Arc::new(MemoryStore::default());
+    let sink = AuditSink::Writer(Box::new(Breaking(broken.clone())));
+    let bench = Bench::on(store.clone(), store, sink);
+    bench.create("BEFORE", None, None).await.unwrap();
+
+    broken.store(true, Ordering::SeqCst);
+    let unavailable = Err(Error::AuditUnavailable);
+    // That the stream has broken shows only when it is written to.
+    assert_eq!(bench.resolve("BEFORE").await, Err(Error::AuditUnavailable));
+    let before = bench.store.records(&workspace()).len();
+    for _ in 0..3 {
+        assert_eq!(bench.create("KEY", None, None).await, unavailable);
+    }
+    assert_eq!(bench.store.records(&workspace()).len(), before);
+
+    broken.store(false, Ordering::SeqCst);
+    // The first call finds the stream whole again by its own line.
+    let _ = bench.create("KEY", None, None).await;
+    bench.create("AFTER", None, None).await.unwrap();
+}
+
+/// A sink that fails on demand.
+struct Breaking(Arc<AtomicBool>);
+
+impl Write for Breaking {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A store in which somebody else is always faster, on demand.
+struct Racing {
+    store: Arc<MemoryStore>,
+    lose: AtomicBool,
+}
+
+#[async_trait]
+impl Store for Racing {
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError> {
+        self.store.read(workspace, keys).await
+    }
+
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        if self.lose.load(Ordering::SeqCst) {
+            return Ok(Commit::Conflict(batch.operations[0].key.clone()));
+        }
+        self.store.commit(workspace, batch).await
+    }
+
+    async fn request(
+        &self,
+        workspace: &WorkspaceId,
+        id: &RequestId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.request(workspace, id).await
+    }
+
+    async fn scan(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError> {
+        self.store.scan(workspace, prefix, after, limit).await
+    }
+
+    async fn keys(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.store.keys(workspace, prefix, limit).await
+    }
+
+    async fn workspaces(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
+        self.store.workspaces(cursor).await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+}
