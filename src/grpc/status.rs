@@ -13,7 +13,7 @@ use crate::{
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "workflowsecrets.v1";
 
-/// Bytes of names that one error may list. Details travel base64-encoded in a
+/// Bytes of names, suggestions among them, that one error may list. Details travel base64-encoded in a
 /// trailer, and gRPC core refuses metadata above 8 KiB by default.
 const DETAIL_BYTES: usize = 5_000;
 
@@ -129,15 +129,7 @@ fn describe(
             "the request_id was used for another request within 24 hours: use a new one",
         ),
         Error::Unresolved(names) => {
-            let listed = unresolved(details, names);
-            for (name, cause) in names {
-                if let Cause::Missing(Some(other)) = cause {
-                    metadata.insert(format!("suggestion.{name}"), other.to_string());
-                }
-            }
-            if listed < names.len() {
-                metadata.insert("unlisted".into(), (names.len() - listed).to_string());
-            }
+            unresolved(details, metadata, names);
             (Code::FailedPrecondition, format!("{}; nothing was resolved", summary(names)))
         }
         Error::QuotaExceeded { limit } => {
@@ -213,20 +205,57 @@ fn summary(names: &[(SecretName, Cause)]) -> String {
     named.chain(more).collect::<Vec<_>>().join(", ")
 }
 
-/// One violation per name, as many as fit; how many did.
-fn unresolved(details: &mut ErrorDetails, names: &[(SecretName, Cause)]) -> usize {
+/// One violation per name, with its suggestion, as many as fit.
+fn unresolved(
+    details: &mut ErrorDetails,
+    metadata: &mut HashMap<String, String>,
+    names: &[(SecretName, Cause)],
+) {
     let mut room = DETAIL_BYTES;
     for (listed, (name, cause)) in names.iter().enumerate() {
-        let kind = match cause {
-            Cause::Missing(_) => "MISSING",
-            Cause::Expired => "EXPIRED",
+        let (kind, suggestion) = match cause {
+            Cause::Missing(other) => ("MISSING", other.as_ref()),
+            Cause::Expired => ("EXPIRED", None),
         };
-        let size = kind.len() + name.as_str().len() + 6;
+        let suggestion = suggestion.map(|other| (format!("suggestion.{name}"), other.to_string()));
+        let size = kind.len()
+            + name.as_str().len()
+            + 6
+            + suggestion.as_ref().map_or(0, |(key, other)| key.len() + other.len() + 9);
         if size > room {
-            return listed;
+            metadata.insert("unlisted".into(), (names.len() - listed).to_string());
+            return;
         }
         room -= size;
         details.add_precondition_failure_violation(kind, name.as_str(), "");
+        metadata.extend(suggestion);
     }
-    names.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggestions_count_as_what_an_error_may_hold() {
+        let name = |first: &str, n| SecretName::parse(&format!("{first}{n:0>127}")).unwrap();
+        let names = |suggestions| -> Vec<_> {
+            (0..100)
+                .map(|n| (name("A", n), (n < suggestions).then(|| name("a", n))))
+                .map(|(name, other)| (name, Cause::Missing(other)))
+                .collect()
+        };
+        for suggestions in [0, 10, 100] {
+            let status = Status::from(Error::Unresolved(names(suggestions)));
+            let details = status.get_error_details();
+            let listed = details.precondition_failure().unwrap().violations.len();
+            let told = &details.error_info().unwrap().metadata;
+            assert_eq!(told["unlisted"], (100 - listed).to_string());
+            assert_eq!(told.len() - 1, suggestions.min(listed));
+            let headers = status.into_http::<()>().into_parts().0.headers;
+            // RFC 9113, section 6.5.2.
+            let size: usize = headers.iter().map(|(k, v)| k.as_str().len() + v.len() + 32).sum();
+            assert!(listed > 10 && size < 8 * 1024, "{suggestions}: {listed} in {size}");
+        }
+    }
 }
