@@ -344,6 +344,9 @@ impl serde_json::ser::Formatter for Ascii {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
+        if fragment.is_ascii() {
+            return writer.write_all(fragment.as_bytes());
+        }
         for character in fragment.chars() {
             if character.is_ascii() {
                 write!(writer, "{character}")?;
