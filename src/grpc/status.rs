@@ -13,8 +13,9 @@ use crate::{
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "workflowsecrets.v1";
 
-/// Bytes of names, suggestions among them, that one error may list. Details travel base64-encoded in a
-/// trailer, and gRPC core refuses metadata above 8 KiB by default.
+/// Bytes of names, suggestions among them, that one error may list. Details
+/// travel base64-encoded in a trailer, and gRPC core refuses metadata above
+/// 8 KiB by default.
 const DETAIL_BYTES: usize = 5_000;
 
 impl From<Error> for Status {

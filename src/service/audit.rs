@@ -11,8 +11,8 @@
 //! | a message that does not decode or is too large; `UNIMPLEMENTED`; `OVERLOADED` | none |
 //!
 //! A call that is cut by `TIMEOUT` or given up by its client goes on if it is a
-//! change, and leaves its line. Any other leaves its lines if they were handed
-//! in by then, and none if not; no value has left in either case.
+//! change, and leaves its line. Any other leaves its lines only if they were
+//! handed in by then; without them no value leaves.
 //!
 //! Each line is a JSON object in pure ASCII (other characters as `\u` escapes,
 //! so that no log shipper splits or reorders a line). Fields, those not known
