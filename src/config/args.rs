@@ -90,6 +90,7 @@ pub struct ServeArgs {
         long,
         env = "WORKFLOW_SECRETS_REDIS_MIN_REPLICAS",
         value_name = "N",
+        allow_negative_numbers = true,
         default_value = "0"
     )]
     pub redis_min_replicas: String,
@@ -144,6 +145,7 @@ pub struct ServeArgs {
         long,
         env = "WORKFLOW_SECRETS_MAX_SECRETS_PER_WORKSPACE",
         value_name = "N",
+        allow_negative_numbers = true,
         default_value = "10000"
     )]
     pub max_secrets_per_workspace: String,
