@@ -20,7 +20,10 @@ use crate::{
         tls,
     },
     kms::aws::AwsKms,
-    service::{Secrets, audit::AuditLog},
+    service::{
+        Secrets,
+        audit::{AuditLog, AuditSink},
+    },
     store::{Store, embedded::EmbeddedStore, redis::RedisStore},
     telemetry,
     watch::Watch,
@@ -86,8 +89,12 @@ pub async fn serve(
         config.environment.clone(),
         KeyringConfig::default(),
     );
+    let stream = match &config.audit {
+        AuditSink::File(path) => format!("audit stream {}", path.display()),
+        _ => "audit stream".to_owned(),
+    };
     let audit = AuditLog::start(config.audit, config.audit_config)
-        .map_err(|error| RunError::start("audit stream", error))?;
+        .map_err(|error| RunError::start(&stream, error))?;
     let policy_file = config.policy_file;
     let policies =
         Watch::start("policy", vec![policy_file.clone()], move || load_policy(&policy_file))

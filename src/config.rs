@@ -3,23 +3,28 @@
 //! Every fault is found before any port opens, and all are told at once.
 
 mod args;
+mod faults;
 
 use std::{
-    fs::File,
-    io::Read as _,
+    fs::{self, File},
+    io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
-use tracing_subscriber::EnvFilter;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
-pub use self::args::{Cli, Command, DevArgs, ProbeArgs, ServeArgs};
+use self::faults::is_url;
+pub use self::{
+    args::{Cli, Command, DevArgs, ProbeArgs, ServeArgs},
+    faults::Faults,
+};
 use crate::{
-    domain::{Environment, Refusal},
+    domain::Environment,
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
     service::{
@@ -28,7 +33,7 @@ use crate::{
         audit::{AuditConfig, AuditSink},
     },
     store::redis::{KeyPrefix, Password, RedisConfig, RedisUrl},
-    telemetry::{LogFormat, TelemetryConfig},
+    telemetry::TelemetryConfig,
 };
 
 /// Which store.
@@ -80,72 +85,6 @@ pub struct DevConfig {
     pub telemetry: Option<TelemetryConfig>,
 }
 
-/// What is wrong with the settings, a line each, naming flag or file.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Faults(pub Vec<String>);
-
-impl Faults {
-    fn note<T, E: std::fmt::Display>(&mut self, flag: &str, parsed: Result<T, E>) -> Option<T> {
-        parsed.map_err(|error| self.0.push(format!("{flag}: {error}"))).ok()
-    }
-
-    fn rule<T>(&mut self, flag: &str, parsed: Result<T, Refusal>) -> Option<T> {
-        self.note(flag, parsed.map_err(Refusal::rule))
-    }
-
-    fn required<'a>(&mut self, flag: &str, value: Option<&'a String>) -> Option<&'a str> {
-        let value = value.map(String::as_str).filter(|value| !value.is_empty());
-        if value.is_none() {
-            self.0.push(format!("{flag}: is required"));
-        }
-        value
-    }
-
-    fn parsed<T: FromStr>(&mut self, flag: &str, text: &str, what: &str) -> Option<T> {
-        self.note(flag, text.parse().map_err(|_| format!("must be {what}")))
-    }
-
-    fn duration(&mut self, flag: &str, text: &str) -> Option<Duration> {
-        let parsed = humantime::parse_duration(text);
-        self.note(flag, parsed.map_err(|_| "must be a duration such as 500ms, 20s or 2m"))
-    }
-
-    fn telemetry(
-        &mut self,
-        log: &str,
-        format: &str,
-        otlp: Option<String>,
-    ) -> Option<TelemetryConfig> {
-        let filter = EnvFilter::try_new(log)
-            .map_err(|_| "must be log directives such as info,workflow_secrets=debug");
-        let filter = self.note("--log", filter);
-        let format = self.note(
-            "--log-format",
-            match format {
-                "json" => Ok(LogFormat::Json),
-                "text" => Ok(LogFormat::Text),
-                _ => Err("must be json or text"),
-            },
-        );
-        if let Some(endpoint) = &otlp {
-            let uri = endpoint.parse::<http::Uri>();
-            let plain = uri.is_ok_and(|uri| uri.scheme_str() == Some("http"));
-            self.note(
-                "--otlp-endpoint",
-                plain.then_some(()).ok_or("must be an http:// URL of a collector nearby"),
-            );
-        }
-        Some(TelemetryConfig { filter: filter?, format: format?, otlp_endpoint: otlp })
-    }
-
-    fn finish<T>(self, config: Option<T>) -> Result<T, Self> {
-        match config {
-            Some(config) if self.0.is_empty() => Ok(config),
-            _ => Err(self),
-        }
-    }
-}
-
 impl ServeConfig {
     /// Parses the arguments and reads the files they name.
     ///
@@ -164,15 +103,15 @@ impl ServeConfig {
         let tls_files = tls_files(f, &args);
         let policy_file = policy_file(f, args.policy.as_ref());
         let audit = match args.audit.as_str() {
-            "-" => AuditSink::Stdout,
-            path => AuditSink::File(path.into()),
+            "-" => Some(AuditSink::Stdout),
+            path => f.note("--audit", file_at(path)).map(AuditSink::File),
         };
         let store = store(f, &args);
         let kms = kms(f, &args);
-        let max_secrets = f.parsed(
+        let max_secrets: Option<NonZeroU32> = f.parsed(
             "--max-secrets-per-workspace",
             &args.max_secrets_per_workspace,
-            "a number of secrets",
+            "a number of secrets, at least 1",
         );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
@@ -188,11 +127,11 @@ impl ServeConfig {
                 environment: environment?,
                 tls_files: tls_files?,
                 policy_file: policy_file?,
-                audit,
+                audit: audit?,
                 audit_config: AuditConfig::default(),
                 store: store?,
                 kms: kms?,
-                limits: Limits { max_secrets_per_workspace: max_secrets? },
+                limits: Limits { max_secrets_per_workspace: max_secrets?.get().into() },
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),
@@ -216,6 +155,7 @@ impl DevConfig {
         if listen.is_some_and(|address| !address.ip().is_loopback()) {
             faults.0.push("--listen: dev speaks plaintext and listens on loopback only".into());
         }
+        faults.not_empty("--data-dir", Some(&args.data_dir));
         let telemetry = faults.telemetry(&args.log, "text", None);
         let config = listen.zip(telemetry).map(|(listen, telemetry)| Self {
             listen,
@@ -252,11 +192,14 @@ fn tls_files(f: &mut Faults, args: &ServeArgs) -> Option<TlsFiles> {
     let cert = f.required("--tls-cert", args.tls_cert.as_ref());
     let key = f.required("--tls-key", args.tls_key.as_ref());
     let client_ca = f.required("--tls-client-ca", args.tls_client_ca.as_ref());
-    let files = TlsFiles { cert: cert?.into(), key: key?.into(), client_ca: client_ca?.into() };
+    let [cert, key, client_ca] =
+        [cert, key, client_ca].map(|path| PathBuf::from(path.unwrap_or_default()));
+    let files = TlsFiles { cert, key, client_ca };
     match tls::load(&files) {
         Ok(_) => Some(files),
         Err(error) => {
-            let faults = error.faults().iter();
+            // A file that was not given is a fault already told.
+            let faults = error.faults().iter().filter(|(file, _)| !file.as_os_str().is_empty());
             f.0.extend(faults.map(|(file, fault)| format!("{}: {fault}", file.display())));
             None
         }
@@ -290,18 +233,44 @@ fn read_file(path: &Path, refused: u32) -> Result<String, String> {
     Ok(text)
 }
 
-fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
-    let store = f.required("--store", args.store.as_ref())?;
-    if let Some(path) = store.strip_prefix("embedded:") {
-        if path.is_empty() {
-            f.0.push("--store: embedded: must be followed by a file".into());
-            return None;
-        }
-        return Some(StoreConfig::Embedded(path.into()));
+/// Refuses a path at which a file can neither be nor be created.
+fn file_at(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    let parent = path.parent().ok_or("must name a file")?;
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let fault = match fs::metadata(&path) {
+        Ok(found) if found.is_file() => return Ok(path),
+        Ok(_) => "is not a regular file".to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound && parent.is_dir() => return Ok(path),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("{}: {fault}", path.display()))
+}
+
+fn parse_store(text: &str) -> Result<StoreConfig, String> {
+    match text.strip_prefix("embedded:") {
+        Some("") => Err("embedded: must be followed by a file".to_owned()),
+        Some(path) => file_at(path).map(StoreConfig::Embedded),
+        None => RedisUrl::parse(text)
+            .map(|url| StoreConfig::Redis(Box::new(RedisConfig::new(url))))
+            .map_err(|rule| format!("{rule} (or be embedded:/path/to/file)")),
     }
-    let url =
-        RedisUrl::parse(store).map_err(|rule| format!("{rule} (or be embedded:/path/to/file)"));
-    let url = f.note("--store", url);
+}
+
+/// The settings of Redis are parsed for whatever store: a fault in them would
+/// only wait for the day they count.
+fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
+    let store = f
+        .required("--store", args.store.as_ref())
+        .and_then(|text| f.note("--store", parse_store(text)));
+    f.not_empty("--redis-username", args.redis_username.as_ref());
+    let password = args.redis_password_file.as_ref().and_then(|path| {
+        f.note(&format!("--redis-password-file {path}"), read_password(Path::new(path)))
+    });
+    let ca = args.redis_ca.as_ref().and_then(|path| {
+        f.note(&format!("--redis-ca {path}"), check_certificates(Path::new(path)))?;
+        Some(PathBuf::from(path))
+    });
     let prefix = f.note("--redis-key-prefix", KeyPrefix::parse(&args.redis_key_prefix));
     let min_replicas =
         f.parsed("--redis-min-replicas", &args.redis_min_replicas, "a number of replicas");
@@ -310,54 +279,80 @@ fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
     if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > Duration::from_secs(5)) {
         f.0.push("--redis-timeout: must be longer than 0 and at most 5s".into());
     }
-    if args.redis_ca.is_some() && url.as_ref().is_some_and(|url| !url.is_tls()) {
-        f.0.push("--redis-ca: needs a rediss:// store".into());
-    }
-    let password = match &args.redis_password_file {
-        Some(path) => {
-            let text = read_file(Path::new(path), 0o007);
-            Some(f.note(&format!("--redis-password-file {path}"), text)?)
+    let require_durable = f.switch("--require-durable", &args.require_durable);
+    let mut store = store?;
+    if let StoreConfig::Redis(config) = &mut store {
+        if args.redis_ca.is_some() && !config.url.is_tls() {
+            f.0.push("--redis-ca: needs a rediss:// store".into());
         }
-        None => None,
-    };
-    let mut config = RedisConfig::new(url?);
-    config.username = args.redis_username.clone();
-    config.password = password.map(|mut text| {
-        // Editors end files with a newline that is no part of the password.
-        text.truncate(text.trim_end_matches(['\r', '\n']).len());
-        Password::new(text)
-    });
-    config.ca = args.redis_ca.as_ref().map(PathBuf::from);
-    config.prefix = prefix?;
-    config.response_timeout = timeout?;
-    config.min_replicas = min_replicas?;
-    config.require_durable = args.require_durable;
-    Some(StoreConfig::Redis(Box::new(config)))
+        config.username = args.redis_username.clone();
+        config.password = password;
+        config.ca = ca;
+        config.prefix = prefix?;
+        config.response_timeout = timeout?;
+        config.min_replicas = min_replicas?;
+        config.require_durable = require_durable?;
+    }
+    Some(store)
+}
+
+fn read_password(path: &Path) -> Result<Password, String> {
+    let mut text = read_file(path, 0o007)?;
+    // Editors end files with a newline that is no part of the password.
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    Ok(Password::new(text))
+}
+
+fn check_certificates(path: &Path) -> Result<(), String> {
+    let pem = fs::read(path).map_err(|error| error.to_string())?;
+    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let some = found.is_ok_and(|certificates| !certificates.is_empty());
+    some.then_some(()).ok_or_else(|| "holds no certificates in PEM".to_owned())
 }
 
 fn kms(f: &mut Faults, args: &ServeArgs) -> Option<AwsKmsConfig> {
     let key = f
         .required("--kms-key", args.kms_key.as_ref())
         .and_then(|text| f.rule("--kms-key", KmsKeyId::parse(text)));
-    let previous: Vec<_> = args
+    let previous_keys: Vec<_> = args
         .kms_previous_key
         .iter()
-        .map(|text| f.rule("--kms-previous-key", PreviousKey::parse(text)))
+        .filter_map(|text| f.rule("--kms-previous-key", PreviousKey::parse(text)))
         .collect();
     if let Some(endpoint) = &args.kms_endpoint {
-        let uri = endpoint.parse::<http::Uri>();
-        let url = uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
-        f.note("--kms-endpoint", url.then_some(()).ok_or("must be an https:// or http:// URL"));
+        let url = is_url(endpoint, &["http", "https"]).then_some(());
+        f.note("--kms-endpoint", url.ok_or("must be an https:// or http:// URL"));
     }
+    f.not_empty("--kms-region", args.kms_region.as_ref());
     let mut config = AwsKmsConfig::new(key?);
-    config.previous_keys = previous.into_iter().collect::<Option<_>>()?;
+    config.previous_keys = previous_keys;
     config.endpoint = args.kms_endpoint.clone();
     config.region = args.kms_region.clone();
-    // Whether there is a region at all, only the AWS SDK can find out.
-    if let Err(error @ AwsKmsError::RegionMismatch { .. }) = config.region(None) {
-        f.0.push(format!("--kms-region: {error}"));
+    if config.region.is_none() && config.key.region().is_none() {
+        config.region = environment_region();
+    }
+    match config.region(None) {
+        Ok(_) => {}
+        // Whether the profile names one, only the AWS SDK can find out.
+        Err(AwsKmsError::NoRegion) if may_have_aws_profile() => {}
+        Err(error) => f.0.push(format!("--kms-region: {error}")),
     }
     Some(config)
+}
+
+/// The region that the environment names, read as the AWS SDK does.
+fn environment_region() -> Option<String> {
+    let named = |name| std::env::var(name).ok().filter(|region| !region.is_empty());
+    named("AWS_REGION").or_else(|| named("AWS_DEFAULT_REGION"))
+}
+
+/// Whether there is a file in which the AWS SDK looks for profiles.
+fn may_have_aws_profile() -> bool {
+    let named = |name| std::env::var_os(name).is_some();
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    named("AWS_CONFIG_FILE")
+        || named("AWS_SHARED_CREDENTIALS_FILE")
+        || [".aws/config", ".aws/credentials"].iter().any(|file| home.join(file).exists())
 }
 
 #[cfg(test)]

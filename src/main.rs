@@ -26,7 +26,8 @@ use workflow_secrets::{
 
 /// Wrong arguments or settings (sysexits EX_USAGE).
 const USAGE: u8 = 64;
-/// The store refused or cannot be reached at start (EX_UNAVAILABLE).
+/// The store, KMS client or audit stream refused or cannot be reached at start,
+/// or the address is taken (EX_UNAVAILABLE).
 const UNAVAILABLE: u8 = 69;
 /// A fault while running (EX_SOFTWARE).
 const SOFTWARE: u8 = 70;

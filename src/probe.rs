@@ -89,8 +89,9 @@ async fn connect(
 }
 
 fn client_config(ca: Option<&str>) -> Result<Arc<ClientConfig>, ProbeError> {
-    let wrong = |text: String| ProbeError::Arguments(format!("--ca: {text}"));
-    let path = ca.ok_or_else(|| wrong("is required for https".into()))?;
+    let required = || ProbeError::Arguments("--ca: is required for https".into());
+    let path = ca.ok_or_else(required)?;
+    let wrong = |text: String| ProbeError::Arguments(format!("--ca {path}: {text}"));
     let mut roots = RootCertStore::empty();
     let certificates =
         CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 /// Keeps API keys and OAuth tokens of workflows, and hands them to their runs.
 ///
 /// Exit codes: 0 ended as asked; 64 wrong settings, all of them named; 69 the
-/// store refused or cannot be reached at start; 70 a fault while running.
+/// store, KMS client or audit stream refused or cannot be reached at start, or
+/// the address is taken; 70 a fault while running.
 #[derive(Debug, Parser)]
 #[command(name = "workflow-secrets", version)]
 pub struct Cli {
@@ -43,11 +44,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<String>,
 
-    /// PEM file: its private key, not accessible to others
+    /// PEM file: its private key, closed to others (reloaded on change)
     #[arg(long, env = "WORKFLOW_SECRETS_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<String>,
 
-    /// PEM file: the CAs of client certificates
+    /// PEM file: the CAs of client certificates (reloaded on change)
     #[arg(long, env = "WORKFLOW_SECRETS_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<String>,
 
@@ -67,7 +68,7 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_USERNAME", value_name = "NAME")]
     pub redis_username: Option<String>,
 
-    /// File with the Redis password
+    /// File with the Redis password, closed to others
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<String>,
 
@@ -89,11 +90,12 @@ pub struct ServeArgs {
         long,
         env = "WORKFLOW_SECRETS_REDIS_MIN_REPLICAS",
         value_name = "N",
+        allow_negative_numbers = true,
         default_value = "0"
     )]
     pub redis_min_replicas: String,
 
-    /// Longest wait for one answer of Redis
+    /// Longest wait for one answer of Redis, at most 5s
     #[arg(
         long,
         env = "WORKFLOW_SECRETS_REDIS_TIMEOUT",
@@ -106,9 +108,13 @@ pub struct ServeArgs {
     #[arg(
         long,
         env = "WORKFLOW_SECRETS_REQUIRE_DURABLE",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false"
     )]
-    pub require_durable: bool,
+    pub require_durable: String,
 
     /// The KMS key that wraps data keys: alias/name, alias or key ARN, key id,
     /// or multi-region key id
@@ -129,15 +135,17 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_KMS_ENDPOINT", value_name = "URL")]
     pub kms_endpoint: Option<String>,
 
-    /// AWS region; without it, that of the key's ARN or of the environment
+    /// AWS region; without it, that of the key's ARN, AWS_REGION,
+    /// AWS_DEFAULT_REGION or the AWS profile
     #[arg(long, env = "WORKFLOW_SECRETS_KMS_REGION", value_name = "REGION")]
     pub kms_region: Option<String>,
 
-    /// Secrets that one workspace may hold
+    /// Secrets that one workspace may hold, at least 1
     #[arg(
         long,
         env = "WORKFLOW_SECRETS_MAX_SECRETS_PER_WORKSPACE",
         value_name = "N",
+        allow_negative_numbers = true,
         default_value = "10000"
     )]
     pub max_secrets_per_workspace: String,
@@ -179,7 +187,7 @@ pub struct ServeArgs {
     pub otlp_endpoint: Option<String>,
 }
 
-/// Flags of `dev`.
+/// Flags of `dev`. Each can be set by the environment variable named with it.
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Loopback address to listen on

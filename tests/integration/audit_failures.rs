@@ -116,8 +116,9 @@ async fn a_fifo_is_refused_as_audit_file() {
     let fifo = platform.file("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let mut replica = platform.launch(&["--audit", fifo.to_str().unwrap()]);
-    assert_eq!(replica.ended(Duration::from_secs(10)).await.code(), Some(69));
-    assert!(replica.stderr().contains("audit stream: not a regular file"), "{}", replica.stderr());
+    assert_eq!(replica.ended(Duration::from_secs(10)).await.code(), Some(64));
+    let told = format!("--audit: {}: is not a regular file", fifo.display());
+    assert!(replica.stderr().contains(&told), "{}", replica.stderr());
 }
 
 #[tokio::test]

@@ -1,6 +1,11 @@
 //! Settings, and what is refused before and at the start.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    time::Duration,
+};
 
 use super::support::{
     platform::{Platform, create, free_address, resolve, value},
@@ -52,35 +57,202 @@ async fn all_faults_are_named_at_once() {
         &[("LOG_SENSITIVE_BODIES", "1"), ("LOG_SIGNABLE_BODY", "1")],
     )
     .await;
-    assert_eq!(outcome.code, Some(64), "{}", outcome.stderr);
-    assert_eq!(outcome.stdout, "");
-    for fault in [
-        "environment: the environment variable LOG_SENSITIVE_BODIES makes",
-        "environment: the environment variable LOG_SIGNABLE_BODY makes",
-        "--listen: must be",
-        "--environment: is required",
-        &format!("{cert}: holds no certificates"),
-        &format!("{key}: is open to others"),
-        &format!("{absent}: No such file"),
-        &format!("--policy {policy}: "),
-        "--store: must",
-        "--redis-key-prefix: must",
-        "--redis-min-replicas: must",
-        "--redis-timeout: must",
-        &format!("--redis-password-file {absent}: No such file"),
-        "--kms-key: must",
-        "--kms-previous-key: must",
-        "--kms-endpoint: must",
-        "--max-secrets-per-workspace: must",
-        "--drain-delay: must",
-        "--log: must",
-        "--log-format: must",
-        "--otlp-endpoint: must",
-    ] {
+    assert_faults(
+        &outcome,
+        &[
+            "environment: the environment variable LOG_SENSITIVE_BODIES makes",
+            "environment: the environment variable LOG_SIGNABLE_BODY makes",
+            "--listen: must be",
+            "--environment: is required",
+            &format!("{cert}: holds no certificates"),
+            &format!("{key}: is open to others"),
+            &format!("{absent}: No such file"),
+            &format!("--policy {policy}: "),
+            "--store: must",
+            "--redis-key-prefix: must",
+            "--redis-min-replicas: must",
+            "--redis-timeout: must",
+            &format!("--redis-password-file {absent}: No such file"),
+            "--kms-key: must",
+            "--kms-previous-key: must",
+            "--kms-endpoint: must",
+            "--max-secrets-per-workspace: must",
+            "--drain-delay: must",
+            "--log: must",
+            "--log-format: must",
+            "--otlp-endpoint: must",
+        ],
+    );
+    assert!(!outcome.stderr.contains("open to all"), "{}", outcome.stderr);
+}
+
+/// Exactly these faults are told, each by its beginning, and nothing is served.
+fn assert_faults(outcome: &Outcome, faults: &[&str]) {
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(64), ""), "{}", outcome.stderr);
+    for fault in faults {
         let line = format!("workflow-secrets: {fault}");
         assert!(outcome.stderr.contains(&line), "no {fault:?} in {}", outcome.stderr);
     }
-    assert!(!outcome.stderr.contains("open to all"), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), faults.len(), "{}", outcome.stderr);
+}
+
+/// Faulty, each of them, whatever the store.
+const FAULTY: [Setting<'_>; 13] = [
+    ["--tls-key", "/absent/tls.key"],
+    ["--tls-client-ca", "/absent/ca.crt"],
+    ["--audit", "/absent/audit.jsonl"],
+    ["--redis-username", ""],
+    ["--redis-password-file", "/absent/password"],
+    ["--redis-ca", "/absent/redis.crt"],
+    ["--redis-key-prefix", "{}"],
+    ["--redis-min-replicas", "-1"],
+    ["--redis-timeout", "6s"],
+    ["--kms-previous-key", "alias/old"],
+    ["--kms-region", ""],
+    ["--max-secrets-per-workspace", "0"],
+    ["--otlp-endpoint", "http://x:y"],
+];
+
+const FAULTS: [&str; 16] = [
+    "--environment: is required",
+    "--tls-cert: is required",
+    "/absent/tls.key: No such file",
+    "/absent/ca.crt: No such file",
+    "--policy: is required",
+    "--audit: /absent/audit.jsonl: No such file",
+    "--redis-username: must not be empty",
+    "--redis-password-file /absent/password: No such file",
+    "--redis-ca /absent/redis.crt: No such file",
+    "--redis-key-prefix: must",
+    "--redis-min-replicas: must",
+    "--redis-timeout: must be longer than 0 and at most 5s",
+    "--require-durable: must be true or false",
+    "--kms-previous-key: must",
+    "--max-secrets-per-workspace: must be a number of secrets, at least 1",
+    "--otlp-endpoint: must",
+];
+
+#[tokio::test]
+async fn no_fault_hides_another() {
+    let unclear = [("WORKFLOW_SECRETS_REQUIRE_DURABLE", "maybe")];
+    let missing = ["--store: is required", "--kms-key: is required"];
+    let region = "--kms-region: must not be empty";
+    let outcome = serve(&FAULTY, &unclear).await;
+    assert_faults(&outcome, &[&FAULTS[..], &missing, &[region]].concat());
+
+    // The same for a store that none of them concerns, and one of a Redis.
+    let key = "arn:aws:kms:eu-west-1:111122223333:alias/a";
+    let mismatch = "--kms-region: the KMS key";
+    for store in ["embedded:store.redb", "rediss://localhost"] {
+        let given = [&FAULTY[..], &[["--store", store], ["--kms-key", key]]].concat();
+        let outcome = serve(&given, &unclear).await;
+        assert_faults(&outcome, &[&FAULTS[..], &[region, mismatch]].concat());
+    }
+}
+
+#[tokio::test]
+async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
+    let platform = Platform::start_with(Options::default()).await;
+    let (empty, plain) = (platform.file("empty"), platform.file("plain"));
+    fs::create_dir(&empty).unwrap();
+    fs::write(&plain, "").unwrap();
+    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let below = path(&plain.join("audit.jsonl"));
+    // Whoever tries to open this port is told that it is taken.
+    let taken = TcpListener::bind(free_address()).unwrap();
+    let flags = platform.flags(taken.local_addr().unwrap());
+    let start = async |without: &str, more: &[&str], variables: &[(&str, &str)]| {
+        let kept = flags.chunks(2).filter(|flag| flag[0] != without).flatten();
+        let mut command = command("serve");
+        for variable in
+            ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"]
+        {
+            command.env_remove(variable);
+        }
+        let command = command.env("HOME", &empty).envs(variables.iter().copied());
+        run(command.args(kept).args(more)).await
+    };
+    for (setting, fault) in [
+        (["--audit", ""], "--audit: must name a file"),
+        (["--audit", "/absent/dir/a"], "--audit: /absent/dir/a: No such file"),
+        (["--audit", &below], &format!("--audit: {below}: Not a directory")),
+        (["--audit", &path(&empty)], &format!("--audit: {}: is not a regular", path(&empty))),
+        (["--redis-ca", &path(&plain)], &format!("--redis-ca {}: holds no", path(&plain))),
+        (["--otlp-endpoint", "http://x:y"], "--otlp-endpoint: must"),
+        (["--max-secrets-per-workspace", "0"], "--max-secrets-per-workspace: must"),
+        (["--max-secrets-per-workspace", "4294967296"], "--max-secrets-per-workspace: must"),
+    ] {
+        let outcome = start("", &setting, &[]).await;
+        let needs_tls = (setting[0] == "--redis-ca").then_some("--redis-ca: needs a rediss://");
+        assert_faults(
+            &outcome,
+            &[Some(fault), needs_tls].into_iter().flatten().collect::<Vec<_>>(),
+        );
+    }
+    for (store, fault) in [
+        ("embedded:", "--store: embedded: must be followed by a file"),
+        ("embedded:/absent/dir/s", "--store: /absent/dir/s: No such file"),
+    ] {
+        assert_faults(&start("--store", &["--store", store], &[]).await, &[fault]);
+    }
+
+    // No region is a fault where no profile can name one.
+    let region = "--kms-region";
+    let none = "--kms-region: no AWS region";
+    assert_faults(&start(region, &[], &[("AWS_REGION", "")]).await, &[none]);
+    let other = [
+        "--kms-previous-key",
+        "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+    ];
+    let elsewhere = start(region, &other, &[("AWS_REGION", "eu-west-1")]).await;
+    assert_faults(&elsewhere, &["--kms-region: the KMS key"]);
+    for named in [
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_DEFAULT_REGION", "eu-west-1"),
+        ("AWS_CONFIG_FILE", "/some/file"),
+    ] {
+        let outcome = start(region, &[], &[named]).await;
+        assert_eq!(outcome.code, Some(69), "{named:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("cannot listen on"), "{}", outcome.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_switch_takes_the_usual_words_or_none() {
+    for (argument, fine) in [
+        ("--require-durable", true),
+        ("--require-durable=1", true),
+        ("--require-durable=ON", true),
+        ("--require-durable=no", true),
+        ("--require-durable=", false),
+        ("--require-durable=2", false),
+    ] {
+        // It must not take the next flag for its value.
+        let outcome = run(command("serve").args([argument, "--log", "a=b=c"])).await;
+        assert_eq!(outcome.code, Some(64), "{argument}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("--log: must"), "{argument}: {}", outcome.stderr);
+        let refused = outcome.stderr.contains("--require-durable: must be true or false");
+        assert_eq!(!refused, fine, "{argument}: {}", outcome.stderr);
+    }
+}
+
+#[tokio::test]
+async fn errors_name_the_file() {
+    let platform = Platform::start_with(Options::default()).await;
+    // Only opening it finds out that it leads nowhere.
+    let link = platform.file("audit.jsonl");
+    symlink("/absent/dir/a", &link).unwrap();
+    let mut replica = platform.launch(&["--audit", link.to_str().unwrap()]);
+    let status = replica.ended(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(69), "{}", replica.stderr());
+    let told = format!("workflow-secrets: audit stream {}: No such file", link.display());
+    assert!(replica.stderr().contains(&told), "{}", replica.stderr());
+
+    let probe = run(command("probe").args(["--ca", "/absent/ca.crt"])).await;
+    assert_eq!(probe.code, Some(64), "{}", probe.stderr);
+    assert!(probe.stderr.contains("--ca /absent/ca.crt: "), "{}", probe.stderr);
+    let data = run(command("dev").args(["--data-dir", "", "--listen", "10.0.0.1:1"])).await;
+    assert_faults(&data, &["--listen: dev speaks", "--data-dir: must not be empty"]);
 }
 
 #[tokio::test]
@@ -140,9 +312,11 @@ async fn help_names_the_variable_of_every_flag() {
     let flags: Vec<_> = outcome
         .stdout
         .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("--")?.split(' ').next())
+        .filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next())
         .collect();
     assert!(flags.len() >= 25, "{flags:?}");
+    // Certificate, key, CAs and policy.
+    assert_eq!(help.matches("(reloaded on change)").count(), 4, "{help}");
     for flag in flags {
         let variable = flag.replace('-', "_").to_uppercase();
         let told = help.contains(&format!("[env: WORKFLOW_SECRETS_{variable}="));

@@ -38,11 +38,23 @@ def variables(text):
 
 
 class Settings(unittest.TestCase):
-    def test_the_readme_has_every_flag_of_serve_and_no_other(self):
+    def test_the_readme_has_every_flag_of_each_command_and_no_other(self):
         readme = (ROOT / "README.md").read_text()
-        table = readme[readme.index("<!-- settings -->") : readme.index("<!-- /settings -->")]
-        rows = {flag for row in re.findall(r"(?m)^\| (.*?) \|", table) for flag in flags(row)}
-        self.assertEqual(rows, defined("serve"))
+        for command in ("serve", "dev", "probe"):
+            (table,) = re.findall(rf"(?ms)^\| Flag of `{command}` \|.*?\n\n", readme)
+            rows = re.findall(r"(?m)^\| (.*?) \|", table)
+            named = {flag for row in rows for flag in flags(row)}
+            self.assertEqual(named, defined(command))
+            if command != "serve":
+                self.assertEqual(variables(table), variables(help_of(command)))
+
+    def test_help_and_readme_tell_the_same_of_status_69(self):
+        told = (
+            "the store, KMS client or audit stream refused or cannot be reached at start, "
+            "or the address is taken"
+        )
+        for text in ((ROOT / "README.md").read_text(), run(BINARY, "--help").stdout):
+            self.assertIn(told, " ".join(text.split()))
 
     def test_the_readme_names_no_flag_that_is_not_there(self):
         readme = (ROOT / "README.md").read_text()
