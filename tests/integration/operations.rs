@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use workflow_secrets::{
     domain::{
         Actor, Alias, CallerId, Clock as _, Description, Environment, Plaintext, RequestId,
-        SecretMetadata, SecretName, Timestamp, WorkspaceId,
+        Revision, SecretMetadata, SecretName, Timestamp, WorkspaceId,
     },
     envelope::{Keyring, KeyringConfig},
     service::{
@@ -296,6 +296,10 @@ impl Store for Racing {
             return Ok(Commit::Conflict(batch.operations[0].key.clone()));
         }
         self.store.commit(workspace, batch).await
+    }
+
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        self.store.revision(workspace).await
     }
 
     async fn request(
