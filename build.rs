@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut api = protox::Compiler::new(["proto"])?;
     api.include_imports(true).include_source_info(true);
-    api.open_file("workflowsecrets/v1/secrets.proto")?;
+    api.open_files(["workflowsecrets/v1/secrets.proto", "workflowsecrets/v1/keys.proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Encoded by protox: prost-types would drop `debug_redact`, which clients
     // that learn the API by reflection go by.

@@ -32,6 +32,10 @@ use crate::{
 /// How often files and the store are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// In which time all cached workspaces are looked at whether another replica
+/// destroyed them.
+const TOMBSTONES_WITHIN: Duration = Duration::from_secs(30);
+
 /// Why the service could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -132,6 +136,7 @@ where
     let Ending { shutdown, stop, drain_delay, grace } = ending;
     let health = Health::default();
     let upkeep = tokio::spawn(upkeep(Arc::clone(&secrets), health.clone()));
+    let shredded = tokio::spawn(forget_shredded(Arc::clone(&secrets)));
     let server = grpc::serve(
         Arc::clone(&secrets),
         &health,
@@ -151,6 +156,7 @@ where
     let end = Instant::now() + grace;
     let deadline = end - grace / 10;
     upkeep.abort();
+    shredded.abort();
     // Or it may say SERVING once more.
     let _ = upkeep.await;
     health.shutting_down().await;
@@ -171,6 +177,13 @@ where
     }
     tracing::info!("ended");
     Ok(end)
+}
+
+/// Keeps memory free of data keys of workspaces that were destroyed elsewhere.
+async fn forget_shredded(secrets: Arc<Secrets>) {
+    loop {
+        secrets.forget_shredded(TOMBSTONES_WITHIN).await;
+    }
 }
 
 /// Keeps readiness true to what the store can do, and memory free of data keys

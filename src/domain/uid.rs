@@ -4,6 +4,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use super::Refusal;
+
 macro_rules! uids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -19,6 +21,17 @@ macro_rules! uids {
             /// From its 16 bytes.
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
+            }
+
+            /// From its text, in the one form in which it is written.
+            ///
+            /// # Errors
+            /// It has another form.
+            pub fn parse(text: &str) -> Result<Self, Refusal> {
+                let id = Uuid::try_parse(text).map(Self);
+                id.ok()
+                    .filter(|id| id.to_string() == text)
+                    .ok_or(Refusal::Malformed("must be a UUID in lower case with hyphens"))
             }
 
             /// Its 16 bytes.
@@ -47,4 +60,20 @@ uids! {
     /// Names a data key; part of the encryption context and of every sealed
     /// value.
     DataKeyId;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_form_in_which_it_is_written_is_read() {
+        let id = DataKeyId::from_bytes([0xab; 16]);
+        let text = "abababab-abab-abab-abab-abababababab";
+        assert_eq!(DataKeyId::parse(text), Ok(id));
+        let bad = [text.to_uppercase(), text.replace('-', ""), format!("{{{text}}}"), "".into()];
+        for bad in bad {
+            assert!(DataKeyId::parse(&bad).is_err(), "{bad}");
+        }
+    }
 }

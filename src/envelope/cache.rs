@@ -1,7 +1,7 @@
 //! Unwrapped data keys in memory: how long they serve, and what a failure to
 //! refresh them means. Decides only; does no I/O and waits for nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use lru::LruCache;
 
@@ -11,8 +11,19 @@ use crate::{
     kms::KmsError,
 };
 
-/// A data key of a workspace; `None` is the making of its first.
-pub(super) type Slot = (WorkspaceId, Option<DataKeyId>);
+/// What is wanted of a workspace.
+pub(super) type Slot = (WorkspaceId, Wanted);
+
+/// A data key to unwrap, or one to make. Of the latter only failures are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Wanted {
+    /// This one.
+    Key(DataKeyId),
+    /// The first.
+    First,
+    /// The one to take this one's place.
+    Next(DataKeyId),
+}
 
 /// What the cache says of a key.
 pub(super) enum Found {
@@ -90,6 +101,24 @@ impl Cache {
         }
     }
 
+    /// Drops all there is of a workspace.
+    pub(super) fn evict(&mut self, workspace: &WorkspaceId) {
+        let slots = |of: &Slot| (of.0 == *workspace).then(|| of.clone());
+        let keys: Vec<_> = self.entries.iter().filter_map(|(slot, _)| slots(slot)).collect();
+        let failures: Vec<_> = self.failures.iter().filter_map(|(slot, _)| slots(slot)).collect();
+        for slot in keys {
+            self.entries.pop(&slot);
+        }
+        for slot in failures {
+            self.failures.pop(&slot);
+        }
+    }
+
+    /// The workspaces of all keys.
+    pub(super) fn workspaces(&self) -> BTreeSet<WorkspaceId> {
+        self.entries.iter().map(|((workspace, _), _)| workspace.clone()).collect()
+    }
+
     /// Draws the consequences of a failure.
     pub(super) fn fail(&mut self, slot: Slot, error: &KeyError, now: Duration) {
         let evict = match error {
@@ -101,7 +130,7 @@ impl Cache {
                 let first = *entry.refused.get_or_insert(now);
                 now.saturating_sub(first) >= self.config.confirm_unusable
             }),
-            KeyError::Missing | KeyError::Corrupt(_) => true,
+            KeyError::Missing | KeyError::Corrupt(_) | KeyError::Shredded => true,
         };
         if evict {
             self.entries.pop(&slot);

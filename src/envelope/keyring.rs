@@ -1,7 +1,9 @@
 //! Brings data keys: from memory, or from the store and the KMS.
 
+mod making;
+
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::Future,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,12 +14,12 @@ use tokio::sync::watch;
 
 use super::{
     DataKey,
-    cache::{Cache, Found, Slot},
+    cache::{Cache, Found, Slot, Wanted},
 };
 use crate::{
-    domain::{Clock, DataKeyId, Environment, Revision, WorkspaceId, WrappedDataKey},
+    domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
     kms::{EncryptionContext, Kms, KmsError},
-    store::{Batch, Commit, Expect, Key, Operation, Record, Store, StoreError, Write, codec},
+    store::{Key, Record, Store, StoreError, codec},
 };
 
 /// How long unwrapped data keys serve.
@@ -62,6 +64,9 @@ pub enum KeyError {
     /// The store does not answer. Never [`StoreError::Malformed`].
     #[error(transparent)]
     Store(StoreError),
+    /// The workspace was destroyed.
+    #[error("workspace shredded")]
+    Shredded,
     /// The data key is gone from the store while records remain. It must be
     /// restored; a new one would bury what the old one sealed.
     #[error("data key missing")]
@@ -111,19 +116,31 @@ struct Inner {
 
 struct State {
     cache: Cache,
-    flights: HashMap<Slot, Flight>,
+    /// With their numbers: one that was taken off the table must neither be
+    /// taken for its successor nor leave a key behind.
+    flights: HashMap<Slot, (u64, Flight)>,
+    started: u64,
 }
+
+/// Whoever starts a flight: its number, and where to tell its outcome.
+type Start = (u64, watch::Sender<Option<Outcome>>);
 
 impl State {
     /// Joins the flight of a slot. If there is none, the caller has to start
     /// it and tell its outcome.
-    fn board(&mut self, slot: &Slot) -> (Flight, Option<watch::Sender<Option<Outcome>>>) {
-        if let Some(flight) = self.flights.get(slot) {
+    fn board(&mut self, slot: &Slot) -> (Flight, Option<Start>) {
+        if let Some((_, flight)) = self.flights.get(slot) {
             return (flight.clone(), None);
         }
         let (tell, flight) = watch::channel(None);
-        self.flights.insert(slot.clone(), flight.clone());
-        (flight, Some(tell))
+        self.started += 1;
+        self.flights.insert(slot.clone(), (self.started, flight.clone()));
+        (flight, Some((self.started, tell)))
+    }
+
+    /// Whether a flight is still on the table.
+    fn flies(&self, slot: &Slot, number: u64) -> bool {
+        self.flights.get(slot).is_some_and(|(flying, _)| *flying == number)
     }
 }
 
@@ -136,7 +153,7 @@ impl Keyring {
         environment: Environment,
         config: KeyringConfig,
     ) -> Self {
-        let state = State { cache: Cache::new(config), flights: HashMap::new() };
+        let state = State { cache: Cache::new(config), flights: HashMap::new(), started: 0 };
         let state = Mutex::new(state);
         Self(Arc::new(Inner { kms, store, clock, environment, config, state }))
     }
@@ -162,6 +179,36 @@ impl Keyring {
             }
             None => self.0.first_key(workspace).await,
         }
+    }
+
+    /// Puts a new data key in the place of the active one, which goes on opening
+    /// what it sealed, and brings the new one. If `replaced` is no longer the
+    /// active one, nothing is done, and the active one is brought.
+    ///
+    /// The new key is unwrapped before it takes the place, and once more, as it
+    /// lies in the store, before its first use.
+    ///
+    /// # Errors
+    /// See [`KeyError`]. Safe to call again.
+    pub async fn rotate(
+        &self,
+        workspace: &WorkspaceId,
+        replaced: DataKeyId,
+    ) -> Result<Arc<DataKey>, KeyError> {
+        self.0.next_key(workspace, replaced).await
+    }
+
+    /// Overwrites all keys of a workspace, also those that are being unwrapped,
+    /// once those who have them or wait for them are done.
+    pub fn evict(&self, workspace: &WorkspaceId) {
+        let mut state = self.0.lock();
+        state.cache.evict(workspace);
+        state.flights.retain(|(flying, _), _| flying != workspace);
+    }
+
+    /// The workspaces with keys in memory.
+    pub fn workspaces(&self) -> BTreeSet<WorkspaceId> {
+        self.0.lock().cache.workspaces()
     }
 
     /// Overwrites keys that are too old to serve. To be called now and then,
@@ -195,17 +242,22 @@ impl Inner {
         wrapped: Option<&WrappedDataKey>,
         hard_age: Duration,
     ) -> Outcome {
-        let slot = (workspace.clone(), Some(id));
-        self.obtain(slot, hard_age, || {
-            Arc::clone(self).load(workspace.clone(), id, wrapped.cloned())
+        let slot = (workspace.clone(), Wanted::Key(id));
+        self.obtain(slot, hard_age, |number| {
+            Arc::clone(self).load(workspace.clone(), id, wrapped.cloned(), number)
         })
         .await
     }
 
     async fn first_key(self: &Arc<Self>, workspace: &WorkspaceId) -> Outcome {
-        // Nothing is ever cached under this slot but failures.
-        let slot = (workspace.clone(), None);
-        self.obtain(slot, Duration::ZERO, || Arc::clone(self).mint(workspace.clone())).await
+        let slot = (workspace.clone(), Wanted::First);
+        self.obtain(slot, Duration::ZERO, |_| Arc::clone(self).mint(workspace.clone())).await
+    }
+
+    async fn next_key(self: &Arc<Self>, workspace: &WorkspaceId, replaced: DataKeyId) -> Outcome {
+        let slot = (workspace.clone(), Wanted::Next(replaced));
+        let replace = |_| Arc::clone(self).replace(workspace.clone(), replaced);
+        self.obtain(slot, Duration::ZERO, replace).await
     }
 
     /// What the cache has, or else the outcome of `start`, shared with all who
@@ -214,7 +266,7 @@ impl Inner {
         self: &Arc<Self>,
         slot: Slot,
         hard_age: Duration,
-        start: impl FnOnce() -> F,
+        start: impl FnOnce(u64) -> F,
     ) -> Outcome
     where
         F: Future<Output = Outcome> + Send + 'static,
@@ -233,9 +285,9 @@ impl Inner {
         };
         // Not under the lock: a runtime that is shutting down drops the task,
         // and with it the landing, within `spawn`.
-        if let Some(tell) = tell {
-            let landing = Landing { inner: Arc::clone(self), slot };
-            let journey = start();
+        if let Some((number, tell)) = tell {
+            let landing = Landing { inner: Arc::clone(self), slot, number };
+            let journey = start(number);
             tokio::spawn(async move {
                 let outcome = journey.await;
                 drop(landing);
@@ -254,15 +306,18 @@ impl Inner {
         workspace: WorkspaceId,
         id: DataKeyId,
         wrapped: Option<WrappedDataKey>,
+        number: u64,
     ) -> Outcome {
         let since = self.clock.monotonic();
         let outcome = self.fetch(&workspace, id, wrapped).await;
         let now = self.clock.monotonic();
-        let slot = (workspace, Some(id));
-        let cache = &mut self.lock().cache;
-        match &outcome {
-            Ok(key) => cache.keep(slot, Arc::clone(key), since),
-            Err(error) => cache.fail(slot, error, now),
+        let slot = (workspace, Wanted::Key(id));
+        let mut state = self.lock();
+        if state.flies(&slot, number) {
+            match &outcome {
+                Ok(key) => state.cache.keep(slot, Arc::clone(key), since),
+                Err(error) => state.cache.fail(slot, error, now),
+            }
         }
         outcome
     }
@@ -287,10 +342,8 @@ impl Inner {
         workspace: &WorkspaceId,
         id: DataKeyId,
     ) -> Result<WrappedDataKey, KeyError> {
-        let keys = [Key::data_key(id), Key::active_data_key()];
-        let records = self.store.read(workspace, &keys).await?;
-        for record in records.into_iter().flatten() {
-            let wrapped = codec::decode_data_key(&record.bytes)?;
+        for record in self.records(workspace, [Key::data_key(id), Key::active_data_key()]).await? {
+            let wrapped = codec::decode_data_key(&record.bytes)?.wrapped;
             if wrapped.id == id {
                 return Ok(wrapped);
             }
@@ -298,56 +351,17 @@ impl Inner {
         Err(KeyError::Missing)
     }
 
-    /// The first data key of a workspace, unwrapped.
-    async fn mint(self: Arc<Self>, workspace: WorkspaceId) -> Outcome {
-        match self.store_first(&workspace).await {
-            // Unwrapping what the store now holds proves that it can be.
-            Ok(active) => {
-                let hard_age = self.config.hard_age_write;
-                self.key(&workspace, active.id, Some(&active), hard_age).await
-            }
-            Err(error) => {
-                let now = self.clock.monotonic();
-                self.lock().cache.fail((workspace, None), &error, now);
-                Err(error)
-            }
-        }
-    }
-
-    /// Puts a new data key into an empty workspace, and reads back which one
-    /// is there.
-    async fn store_first(&self, workspace: &WorkspaceId) -> Result<WrappedDataKey, KeyError> {
-        // Tried without a key first: where there can be none, none is made.
-        if self.claim(workspace, Write::Nothing).await? {
-            let context = self.context(workspace, DataKeyId::random());
-            let minted = self.kms.generate_data_key(&context, self.clock.now()).await?;
-            if minted.id != context.data_key {
-                return Err(KeyError::Corrupt("the KMS made another data key than asked for"));
-            }
-            let bytes = codec::encode_data_key(&minted);
-            let record = Record { revision: Revision::initial(), bytes };
-            self.claim(workspace, Write::Put(record)).await?;
-        }
-        let records = self.store.read(workspace, &[Key::active_data_key()]).await?;
-        let active = records.into_iter().flatten().next().ok_or(KeyError::Missing)?;
-        Ok(codec::decode_data_key(&active.bytes)?)
-    }
-
-    /// Writes the active data key of an empty workspace. False: it is not empty;
-    /// another replica was faster, or its key is missing.
-    async fn claim(&self, workspace: &WorkspaceId, write: Write) -> Result<bool, KeyError> {
-        let key = Key::active_data_key();
-        let batch = Batch {
-            operations: vec![Operation { key, expect: Some(Expect::Absent), write }],
-            expect_empty: true,
-            ..Batch::default()
-        };
-        match self.store.commit(workspace, batch).await? {
-            Commit::Done => Ok(true),
-            Commit::NotEmpty | Commit::Conflict(_) => Ok(false),
-            Commit::Replayed(_) | Commit::Full => {
-                Err(KeyError::Corrupt("the store answered what was not asked"))
-            }
+    /// Those of the records that are there.
+    async fn records<const N: usize>(
+        &self,
+        workspace: &WorkspaceId,
+        keys: [Key; N],
+    ) -> Result<impl Iterator<Item = Record> + use<N>, KeyError> {
+        let keys: Vec<_> = [Key::tombstone()].into_iter().chain(keys).collect();
+        let mut records = self.store.read(workspace, &keys).await?.into_iter();
+        match records.next().flatten() {
+            None => Ok(records.flatten()),
+            Some(_) => Err(KeyError::Shredded),
         }
     }
 
@@ -369,11 +383,15 @@ impl Inner {
 struct Landing {
     inner: Arc<Inner>,
     slot: Slot,
+    number: u64,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.inner.lock().flights.remove(&self.slot);
+        let mut state = self.inner.lock();
+        if state.flies(&self.slot, self.number) {
+            state.flights.remove(&self.slot);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! API messages to domain types and back. Every field is checked here, all
 //! faults of a message are told at once, and nothing is checked again later.
 
+pub(super) mod keys;
+
 use std::mem;
 
 use super::proto;

@@ -1,5 +1,7 @@
 //! One function per call: identity, parse, call the service, answer.
 
+mod keys;
+
 use std::{future::Future, sync::Arc};
 
 use tonic::{Request, Response, Status};

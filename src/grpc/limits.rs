@@ -25,7 +25,7 @@ use crate::{domain::CallerId, service::Error};
 /// room for 100 credentials of the longest names.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
-/// Bytes of one message of health and reflection, which holds but a name.
+/// Bytes of one message of the other services, which holds but names.
 pub(super) const MAX_OTHER_MESSAGE_BYTES: usize = 4 * 1024;
 
 /// Streams of each kind at once: health watches, and reflection.

@@ -8,7 +8,7 @@ use zeroize::Zeroize as _;
     clippy::all,
     clippy::allow_attributes_without_reason,
     clippy::wildcard_imports,
-    reason = "generated; its documentation is proto/workflowsecrets/v1/secrets.proto"
+    reason = "generated; its documentation is proto/workflowsecrets/v1"
 )]
 mod generated {
     tonic::include_proto!("workflowsecrets.v1");

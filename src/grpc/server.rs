@@ -10,12 +10,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::{
     handlers::Handlers,
     limits::{Limits, MAX_MESSAGE_BYTES, MAX_OTHER_MESSAGE_BYTES},
-    proto::{self, secrets_service_server::SecretsServiceServer},
+    proto::{
+        self, key_service_server::KeyServiceServer, secrets_service_server::SecretsServiceServer,
+    },
 };
 use crate::service::Secrets;
 
-/// Name of the service, as health and reflection know it.
-const SERVICE: &str = "workflowsecrets.v1.SecretsService";
+/// Names of the services, as health and reflection know them.
+const SERVICES: [&str; 2] = ["workflowsecrets.v1.SecretsService", "workflowsecrets.v1.KeyService"];
 
 /// How the server guards itself.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +59,7 @@ impl ServerConfig {
 /// Tells clients whether to send calls (`grpc.health.v1`).
 ///
 /// The empty service name is liveness: SERVING until shutdown, whatever the
-/// store and the KMS do. The API's name is readiness: whether the store can
+/// store and the KMS do. The API's names are readiness: whether the store can
 /// be used.
 #[derive(Clone)]
 pub struct Health(HealthReporter);
@@ -72,14 +74,18 @@ impl Health {
     /// Whether the API can be served.
     pub async fn ready(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        self.0.set_service_status(SERVICE, status).await;
+        for service in SERVICES {
+            self.0.set_service_status(service, status).await;
+        }
     }
 
     /// Ends the Watch streams, which would hold connections open.
     pub async fn end_watches(&self) {
         let mut reporter = self.0.clone();
         reporter.clear_service_status("").await;
-        reporter.clear_service_status(SERVICE).await;
+        for service in SERVICES {
+            reporter.clear_service_status(service).await;
+        }
     }
 
     /// Everything NOT_SERVING: the process is about to end.
@@ -116,8 +122,10 @@ where
             // So that grpcurl prints the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let api = SecretsServiceServer::new(Handlers::new(secrets))
+    let api = SecretsServiceServer::new(Handlers::new(Arc::clone(&secrets)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let keys = KeyServiceServer::new(Handlers::new(secrets))
+        .max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES);
     let health_service =
         tonic_health::server::HealthService::from_health_reporter(health.0.clone());
     let health_server = tonic_health::pb::health_server::HealthServer::new(health_service);
@@ -136,6 +144,7 @@ where
         .trace_fn(span)
         .layer(Limits::new(&config))
         .add_service(api)
+        .add_service(keys)
         .add_service(health_server.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))
         .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))
         .add_service(

@@ -143,6 +143,16 @@ fn describe(
                 format!("the workspace holds {limit} secrets, its limit: delete some first"),
             )
         }
+        Error::WorkspaceShredded => {
+            text(Code::FailedPrecondition, "the workspace was destroyed for good: use another id")
+        }
+        Error::NoDataKey => {
+            text(Code::NotFound, "the workspace has no data key yet: the first secret makes one")
+        }
+        Error::TooManyDataKeys => text(
+            Code::ResourceExhausted,
+            "the workspace has 100 data keys, its limit: re-encrypt it, which removes retired ones",
+        ),
         Error::StoreFull => text(
             Code::ResourceExhausted,
             "the store has no room; nothing was stored: an operator must add memory or disk",

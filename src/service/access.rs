@@ -105,6 +105,11 @@ impl Grants {
         self.platform || self.operator
     }
 
+    /// May manage data keys: role `operator`.
+    pub fn manage_keys(&self) -> bool {
+        self.operator
+    }
+
     /// May manage the secrets of this integration: role `integration`, naming
     /// it.
     pub fn integration(&self, integration: &Integration) -> bool {

@@ -3,7 +3,7 @@
 //! | Call | Lines |
 //! |---|---|
 //! | Create, Get, Update, Delete | one, with the secret, also if it is not granted or fails |
-//! | List | one, without a secret |
+//! | List, DescribeWorkspaceKeys, RotateDataKey, ShredWorkspace | one, without a secret |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
@@ -21,7 +21,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `list` or `resolve` |
+//! | `action` | `create`, `get`, `update`, `delete`, `list`, `resolve`, `describe_keys`, `rotate_data_key` or `shred` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -123,6 +123,12 @@ pub enum Action {
     List,
     /// ResolveSecrets.
     Resolve,
+    /// DescribeWorkspaceKeys.
+    DescribeKeys,
+    /// RotateDataKey.
+    RotateDataKey,
+    /// ShredWorkspace.
+    Shred,
 }
 
 impl Action {
@@ -135,6 +141,9 @@ impl Action {
             Self::Delete => "delete",
             Self::List => "list",
             Self::Resolve => "resolve",
+            Self::DescribeKeys => "describe_keys",
+            Self::RotateDataKey => "rotate_data_key",
+            Self::Shred => "shred",
         }
     }
 }

@@ -78,17 +78,30 @@ pub(super) trait Change: Send + Sync + 'static {
 }
 
 impl Secrets {
-    /// Carries a change out in a task of its own, so that a caller who hangs
-    /// up or times out cannot stop it between the commit and its audit line.
+    /// Carries a change out.
     pub(super) async fn change(
         self: &Arc<Self>,
         caller: &Caller,
         mut change: impl Change,
     ) -> Result<Changed, Error> {
         let (secrets, caller) = (Arc::clone(self), caller.clone());
-        let work = async move {
+        self.apart(async move {
             let outcome = secrets.attempts(&caller, &mut change).await;
-            let event = secrets.change_event(&caller, &change, &outcome);
+            (secrets.change_event(&caller, &change, &outcome), outcome)
+        })
+        .await
+    }
+
+    /// Does what changes the store, and writes its audit line, in a task of its
+    /// own, so that a caller who hangs up or times out cannot stop it between
+    /// the commit and the line.
+    pub(super) async fn apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = (AuditEvent, Result<T, Error>)> + Send + 'static,
+    ) -> Result<T, Error> {
+        let secrets = Arc::clone(self);
+        let work = async move {
+            let (event, outcome) = work.await;
             let audited = secrets.audited(vec![event.clone()], outcome).await;
             if event.outcome == "ok" && audited.is_err() {
                 // Between the look at the stream and the commit it broke: what
@@ -228,6 +241,7 @@ impl Secrets {
             Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {
                 Err(Error::ConcurrentUpdate)
             }
+            Commit::Shredded => Err(Error::WorkspaceShredded),
             Commit::Full => {
                 Err(Error::QuotaExceeded { limit: self.limits.max_secrets_per_workspace })
             }

@@ -100,6 +100,15 @@ pub enum Error {
         /// Secrets per workspace.
         limit: u64,
     },
+    /// The workspace was destroyed, and can never hold anything again.
+    #[error("workspace shredded")]
+    WorkspaceShredded,
+    /// The workspace has no data key to replace: nothing was ever stored there.
+    #[error("no data key")]
+    NoDataKey,
+    /// The workspace has as many data keys as it may.
+    #[error("too many data keys")]
+    TooManyDataKeys,
     /// The store has no room.
     #[error("store full")]
     StoreFull,
@@ -158,6 +167,9 @@ impl Error {
             Error::RequestIdReused => "REQUEST_ID_REUSED",
             Error::Unresolved(_) => "SECRETS_UNRESOLVED",
             Error::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
+            Error::WorkspaceShredded => "WORKSPACE_SHREDDED",
+            Error::NoDataKey => "NO_DATA_KEY",
+            Error::TooManyDataKeys => "TOO_MANY_DATA_KEYS",
             Error::StoreFull => "STORE_FULL",
             Error::KmsUnavailable(_) => "KMS_UNAVAILABLE",
             Error::KmsKeyUnusable(_) => "KMS_KEY_UNUSABLE",
@@ -201,6 +213,7 @@ impl From<KeyError> for Error {
             KeyError::Kms(KmsError::Transient(why)) => Error::KmsUnavailable(why),
             KeyError::Kms(KmsError::KeyUnusable(why)) => Error::KmsKeyUnusable(why),
             KeyError::Kms(KmsError::WrongCiphertext(why)) => Error::RecordCorrupt(why),
+            KeyError::Shredded => Error::WorkspaceShredded,
             KeyError::Missing => Error::DataKeyMissing,
             KeyError::Corrupt(_) => Error::RecordCorrupt("data key"),
             KeyError::Store(error) => error.into(),

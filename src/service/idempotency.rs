@@ -11,7 +11,7 @@ use crate::{
     domain::{Owner, RequestId, Timestamp, WorkspaceId},
     envelope::{self, DataKey},
     store::{
-        Batch,
+        Batch, Commit,
         codec::{self, Fingerprint},
     },
 };
@@ -92,7 +92,9 @@ impl Secrets {
             may_change(&self.grants(caller, change.workspace()), &secret.managed_by)?;
         }
         let again = Batch { request: Some((id.clone(), outcome)), ..Batch::default() };
-        self.store.commit(change.workspace(), again).await?;
+        if self.store.commit(change.workspace(), again).await? == Commit::Shredded {
+            return Err(Error::WorkspaceShredded);
+        }
         Ok(match remembered.secret {
             Some((secret, revision)) => Changed::Stored(secret, revision),
             None => Changed::Deleted,

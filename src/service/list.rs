@@ -104,6 +104,10 @@ impl Secrets {
                 secrets.push(SecretView::stored(workspace, stored.metadata, stored.revision));
             }
             if exhausted {
+                if secrets.is_empty() {
+                    // Nothing is there: perhaps because it was destroyed.
+                    let [] = self.read(workspace, []).await?;
+                }
                 return Ok(Page { secrets, next_page_token: String::new() });
             }
             limit = STEP;

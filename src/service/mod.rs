@@ -12,6 +12,7 @@ mod delete;
 mod error;
 mod get;
 mod idempotency;
+mod keys;
 mod list;
 mod resolve;
 mod update;
@@ -25,6 +26,9 @@ pub use create::CreateSecret;
 pub use delete::DeleteSecret;
 pub use error::{Cause, Error, FieldViolation};
 pub use get::GetSecret;
+pub use keys::{
+    DescribeWorkspaceKeys, RotateDataKey, ShredWorkspace, ShreddedWorkspace, WorkspaceKeys,
+};
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use update::{ExpiryChange, UpdateSecret};
@@ -116,7 +120,7 @@ struct ActiveKey {
 impl ActiveKey {
     fn decode(record: Option<Record>) -> Result<Option<Self>, Error> {
         let Some(record) = record else { return Ok(None) };
-        let wrapped = codec::decode_data_key(&record.bytes)?;
+        let wrapped = codec::decode_data_key(&record.bytes)?.wrapped;
         Ok(Some(Self { wrapped, revision: record.revision }))
     }
 }
@@ -132,8 +136,23 @@ impl Secrets {
         workspace: &WorkspaceId,
         keys: [Key; N],
     ) -> Result<[Option<Record>; N], Error> {
-        let records = self.store.read(workspace, &keys).await?;
+        let records = self.read_all(workspace, keys.into()).await?;
         records.try_into().map_err(|_| Error::RecordCorrupt("store answer"))
+    }
+
+    /// Reads records at one moment, unless the workspace was destroyed by then.
+    async fn read_all(
+        &self,
+        workspace: &WorkspaceId,
+        mut keys: Vec<Key>,
+    ) -> Result<Vec<Option<Record>>, Error> {
+        keys.push(Key::tombstone());
+        let mut records = self.store.read(workspace, &keys).await?;
+        match records.pop() {
+            Some(None) => Ok(records),
+            Some(Some(_)) => Err(Error::WorkspaceShredded),
+            None => Err(Error::RecordCorrupt("store answer")),
+        }
     }
 
     /// Writes the audit lines of a call and passes its outcome on. Success

@@ -127,7 +127,7 @@ impl Secrets {
         for name in &names {
             keys.extend([Key::metadata(name), Key::value(name)]);
         }
-        let mut records = self.store.read(workspace, &keys).await?.into_iter();
+        let mut records = self.read_all(workspace, keys).await?.into_iter();
         let active = ActiveKey::decode(records.next().flatten())?;
         let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
         let records: BTreeMap<_, _> = names

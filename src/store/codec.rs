@@ -32,8 +32,35 @@ pub struct Fingerprint {
     pub data_key: Option<DataKeyId>,
 }
 
+/// A data key as it lies in the store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// The key.
+    pub wrapped: WrappedDataKey,
+    /// Revision of the workspace when it began to seal, if that is known.
+    pub since: Option<Revision>,
+    /// When another took its place; `None` for the active one.
+    pub retire_time: Option<Timestamp>,
+}
+
+impl From<WrappedDataKey> for StoredKey {
+    fn from(wrapped: WrappedDataKey) -> Self {
+        Self { wrapped, since: None, retire_time: None }
+    }
+}
+
+/// What is left of a workspace that was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tombstone {
+    /// When.
+    pub time: Timestamp,
+    /// By whom: the actor, or else the caller.
+    pub by: String,
+}
+
 const METADATA: StoreError = StoreError::Malformed("metadata record");
 const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
+const TOMBSTONE: StoreError = StoreError::Malformed("tombstone");
 const REQUEST: StoreError = StoreError::Malformed("request record");
 
 /// Metadata to bytes.
@@ -51,32 +78,60 @@ pub fn decode_metadata(name: &SecretName, bytes: &[u8]) -> Result<SecretMetadata
     if secret.name == *name { Ok(secret) } else { Err(METADATA) }
 }
 
-/// A wrapped data key to bytes.
-pub fn encode_data_key(key: &WrappedDataKey) -> Vec<u8> {
+/// A data key to bytes.
+pub fn encode_data_key(key: &StoredKey) -> Vec<u8> {
+    let StoredKey { wrapped, since, retire_time } = key;
     pb::DataKey {
-        id: key.id.as_bytes().to_vec(),
-        wrapped: key.blob.clone(),
-        kms_key_id: key.kms_key_id.clone(),
-        create_time: Some(time_to_pb(key.create_time)),
+        id: wrapped.id.as_bytes().to_vec(),
+        wrapped: wrapped.blob.clone(),
+        kms_key_id: wrapped.kms_key_id.clone(),
+        create_time: Some(time_to_pb(wrapped.create_time)),
+        since_revision: since.map_or(0, Revision::as_u64),
+        retire_time: retire_time.map(time_to_pb),
     }
     .encode_to_vec()
 }
 
-/// A wrapped data key from bytes.
+/// A data key from bytes.
 ///
 /// # Errors
 /// [`StoreError::Malformed`].
-pub fn decode_data_key(bytes: &[u8]) -> Result<WrappedDataKey, StoreError> {
+pub fn decode_data_key(bytes: &[u8]) -> Result<StoredKey, StoreError> {
     let decode = || {
         let key = pb::DataKey::decode(bytes).ok()?;
-        Some(WrappedDataKey {
+        let wrapped = WrappedDataKey {
             id: DataKeyId::from_bytes(key.id.try_into().ok()?),
             blob: (!key.wrapped.is_empty()).then_some(key.wrapped)?,
             kms_key_id: key.kms_key_id,
             create_time: time_from_pb(key.create_time?)?,
-        })
+        };
+        let since = (key.since_revision > 0).then(|| Revision::from_u64(key.since_revision));
+        let retire_time = match key.retire_time {
+            None => None,
+            Some(time) => Some(time_from_pb(time)?),
+        };
+        Some(StoredKey { wrapped, since, retire_time })
     };
     decode().ok_or(DATA_KEY)
+}
+
+/// A tombstone to bytes.
+pub fn encode_tombstone(tombstone: &Tombstone) -> Vec<u8> {
+    let Tombstone { time, by } = tombstone;
+    pb::Tombstone { shred_time: Some(time_to_pb(*time)), shredded_by: by.clone() }.encode_to_vec()
+}
+
+/// A tombstone from bytes.
+///
+/// # Errors
+/// [`StoreError::Malformed`].
+pub fn decode_tombstone(bytes: &[u8]) -> Result<Tombstone, StoreError> {
+    let decode = || {
+        let tombstone = pb::Tombstone::decode(bytes).ok()?;
+        let time = time_from_pb(tombstone.shred_time?)?;
+        Some(Tombstone { time, by: tombstone.shredded_by })
+    };
+    decode().ok_or(TOMBSTONE)
 }
 
 /// The outcome of a request to bytes.
@@ -214,13 +269,24 @@ mod tests {
         };
         assert!(decode_request(&encode_request(&outcome)) == Ok(outcome));
 
-        let key = WrappedDataKey {
+        let wrapped = WrappedDataKey {
             id: DataKeyId::random(),
             blob: vec![1, 2, 3],
             kms_key_id: "arn:aws:kms:eu-west-1:1:key/k".into(),
             create_time: Timestamp::new(9, 0).expect("in range"),
         };
-        assert!(decode_data_key(&encode_data_key(&key)) == Ok(key));
+        let tombstone =
+            Tombstone { time: Timestamp::new(9, 0).expect("in range"), by: "zoe".into() };
+        assert_eq!(decode_tombstone(&encode_tombstone(&tombstone)), Ok(tombstone));
+
+        let first = StoredKey::from(wrapped.clone());
+        assert!(decode_data_key(&encode_data_key(&first)) == Ok(first));
+        let later = StoredKey {
+            wrapped,
+            since: Some(Revision::from_u64(7)),
+            retire_time: Timestamp::new(10, 1),
+        };
+        assert!(decode_data_key(&encode_data_key(&later)) == Ok(later));
     }
 
     #[test]
@@ -237,6 +303,7 @@ mod tests {
             assert_ne!(decode_metadata(&secret.name, &bytes[..end]).as_ref(), Ok(&secret));
         }
         assert!(decode_data_key(&[]).is_err());
+        assert!(decode_tombstone(&[]).is_err());
         assert!(decode_request(&[]).is_err());
     }
 }

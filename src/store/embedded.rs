@@ -12,6 +12,8 @@
 //! | `requests` | workspace, request id | second at which it is forgotten, outcome |
 //! | `expiries` | that second, workspace, request id | nothing |
 
+mod shred;
+
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -28,7 +30,8 @@ use redb::{
 };
 
 use super::{
-    Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write, first_revision,
+    Batch, Commit, Expect, Key, Record, Shredded, Store, StoreError, WorkspacesCursor, Write,
+    first_revision,
 };
 use crate::domain::{Clock, RequestId, Revision, WorkspaceId};
 
@@ -215,6 +218,22 @@ impl Store for EmbeddedStore {
         .await
     }
 
+    async fn shred(
+        &self,
+        workspace: &WorkspaceId,
+        tombstone: Record,
+    ) -> Result<Shredded, StoreError> {
+        let workspace = workspace.clone();
+        self.run(move |database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            let shredded = shred::shred(&transaction, workspace.as_str(), tombstone)?;
+            transaction.commit()?;
+            Ok(shredded)
+        })
+        .await
+    }
+
     async fn request(
         &self,
         workspace: &WorkspaceId,
@@ -308,6 +327,11 @@ fn apply(
     batch: Batch,
     now: i64,
 ) -> Result<Commit, redb::Error> {
+    let mut records = transaction.open_table(RECORDS)?;
+    if records.get((workspace, Key::tombstone().as_str()))?.is_some() {
+        return Ok(Commit::Shredded);
+    }
+
     let mut requests = transaction.open_table(REQUESTS)?;
     if let Some((id, _)) = &batch.request
         && let Some(outcome) = remembered(&requests, (workspace, id.as_str()), now)?
@@ -321,7 +345,6 @@ fn apply(
         return Ok(Commit::NotEmpty);
     }
 
-    let mut records = transaction.open_table(RECORDS)?;
     for operation in &batch.operations {
         let current = match records.get((workspace, operation.key.as_str()))? {
             Some(stored) => Some(Record::from_stored(stored.value()).map_err(corrupted)?.revision),

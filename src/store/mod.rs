@@ -42,6 +42,11 @@ impl Key {
         Self(format!("{}{id}", Self::DATA_KEY))
     }
 
+    /// What is left of a workspace that was destroyed.
+    pub fn tombstone() -> Self {
+        Self("t/shredded".to_owned())
+    }
+
     /// A key as the engine stored it.
     pub fn from_stored(text: String) -> Self {
         Self(text)
@@ -166,6 +171,17 @@ pub enum Commit {
     NotEmpty,
     /// `max_records` would be exceeded: nothing was done.
     Full,
+    /// The workspace has a tombstone: nothing was done, nor ever will be.
+    Shredded,
+}
+
+/// What [`Store::shred`] did. No `Debug`: it holds a record.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Shredded {
+    /// Records destroyed by this call.
+    pub records: u64,
+    /// The tombstone that lies there now.
+    pub tombstone: Record,
 }
 
 /// Where a listing of workspaces goes on. Opaque.
@@ -217,6 +233,17 @@ pub trait Store: Send + Sync + 'static {
     /// the revision was, and is kept under it, may be used while the revision
     /// stays the same.
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError>;
+
+    /// Destroys all records of a workspace and all remembered outcomes for good,
+    /// and leaves this tombstone under [`Key::tombstone`]. From the moment the
+    /// records are gone, in one step, every commit is answered
+    /// [`Commit::Shredded`]. A tombstone that lies there already stays; a call
+    /// that failed may be repeated, and then ends what the first began.
+    async fn shred(
+        &self,
+        workspace: &WorkspaceId,
+        tombstone: Record,
+    ) -> Result<Shredded, StoreError>;
 
     /// The outcome remembered under a request id.
     async fn request(

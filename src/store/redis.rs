@@ -19,6 +19,7 @@ mod config;
 mod connection;
 mod link;
 mod scripts;
+mod shred;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,13 +33,13 @@ use tokio::{
 use self::{
     call::{Call, commit_arguments, committed},
     link::{Failure, Link},
-    scripts::{COMMIT, Lua, SCAN},
+    scripts::{COMMIT, Lua, SCAN, SHRED},
 };
 pub use self::{
     config::{ClientCertificate, KeyPrefix, Password, RedisConfig, RedisUrl},
     connection::StartError,
 };
-use super::{Batch, Commit, Key, Record, Store, StoreError, WorkspacesCursor};
+use super::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor};
 use crate::domain::{RequestId, Revision, WorkspaceId};
 
 const REQUEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -62,6 +63,7 @@ pub struct RedisStore {
     replicated: Option<Replicated>,
     commit: Lua,
     scan: Lua,
+    shred: Lua,
 }
 
 /// Where commits run if replicas must confirm them.
@@ -100,8 +102,8 @@ impl RedisStore {
                 turn: Semaphore::new(1),
             }),
         };
-        let (commit, scan) = (Lua::new(COMMIT), Lua::new(SCAN));
-        Ok(Self { config, link, scans, replicated, commit, scan })
+        let [commit, scan, shred] = [COMMIT, SCAN, SHRED].map(Lua::new);
+        Ok(Self { config, link, scans, replicated, commit, scan, shred })
     }
 
     fn deadline(&self) -> Instant {
@@ -116,7 +118,39 @@ impl RedisStore {
         self.key(workspace, &format!("request:{id}"))
     }
 
-    /// Sends a command that changes nothing, once more if the connection broke.
+    /// Runs a script that writes. Its reply, and whether as many replicas as
+    /// demanded have what it wrote.
+    async fn write(
+        &self,
+        call: Call<'_>,
+    ) -> Result<(Option<Value>, Result<(), StoreError>), StoreError> {
+        let deadline = self.deadline();
+        let replies = match &self.replicated {
+            None => call.run(&self.link, deadline).await?,
+            Some(Replicated { link, turn }) => {
+                let _turn = timeout_at(deadline, turn.acquire())
+                    .await
+                    .map_err(|_| StoreError::Unavailable("too many commits wait for replicas"))?;
+                call.run(link, deadline).await?
+            }
+        };
+        let mut replies = replies.into_iter();
+        let reply = replies.next();
+        let demanded = u64::from(call.replicas);
+        let acknowledged = match replies.next() {
+            Some(Value::Int(count)) => u64::try_from(count).unwrap_or(0),
+            _ => 0,
+        };
+        let enough = if acknowledged < demanded {
+            Err(StoreError::NotReplicated { acknowledged, demanded })
+        } else {
+            Ok(())
+        };
+        Ok((reply, enough))
+    }
+
+    /// Sends a command that may be carried out twice, once more if the
+    /// connection broke.
     async fn ask(&self, link: &Link, command: Cmd) -> Result<Value, StoreError> {
         let deadline = self.deadline();
         let mut pipeline = Pipeline::new();
@@ -160,29 +194,20 @@ impl Store for RedisStore {
         let replicas = self.config.min_replicas;
         let arguments = commit_arguments(&batch, replicas > 0);
         let call = Call { lua: &self.commit, keys, arguments, replicas };
-        let deadline = self.deadline();
-        let mut replies = match &self.replicated {
-            None => call.run(&self.link, deadline).await?,
-            Some(Replicated { link, turn }) => {
-                let _turn = timeout_at(deadline, turn.acquire())
-                    .await
-                    .map_err(|_| StoreError::Unavailable("too many commits wait for replicas"))?;
-                call.run(link, deadline).await?
-            }
+        let (reply, acknowledged) = self.write(call).await?;
+        let result = committed(reply, &batch.operations)?;
+        if matches!(result, Commit::Done | Commit::Replayed(_)) {
+            acknowledged?;
         }
-        .into_iter();
-        let result = committed(replies.next(), &batch.operations)?;
-        let demanded = u64::from(replicas);
-        let acknowledged = match replies.next() {
-            Some(Value::Int(count)) => u64::try_from(count).unwrap_or(0),
-            _ => 0,
-        };
-        match result {
-            Commit::Done | Commit::Replayed(_) if acknowledged < demanded => {
-                Err(StoreError::NotReplicated { acknowledged, demanded })
-            }
-            result => Ok(result),
-        }
+        Ok(result)
+    }
+
+    async fn shred(
+        &self,
+        workspace: &WorkspaceId,
+        tombstone: Record,
+    ) -> Result<Shredded, StoreError> {
+        self.destroy(workspace, &tombstone).await
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {

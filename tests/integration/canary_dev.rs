@@ -110,7 +110,7 @@ async fn dev_keeps_values_and_keys_to_itself() {
     let store = EmbeddedStore::open(&data.join("store.redb"), Arc::new(SystemClock::default()));
     let store = store.unwrap_or_else(|error| panic!("{error}"));
     let records = store.read(&workspace, &[Key::active_data_key()]).await.unwrap();
-    let wrapped = decode_data_key(&records[0].as_ref().unwrap().bytes).unwrap();
+    let wrapped = decode_data_key(&records[0].as_ref().unwrap().bytes).unwrap().wrapped;
     let environment = Environment::parse("dev").unwrap();
     let context =
         EncryptionContext { environment, workspace: workspace.clone(), data_key: wrapped.id };

@@ -26,6 +26,7 @@ mod idempotency;
 mod identity;
 mod independent_decoder;
 mod keyring;
+mod keys;
 mod kms;
 mod kms_down;
 mod kms_faults;

@@ -10,25 +10,22 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use tokio_util::task::TaskTracker;
 use workflow_secrets::{
     domain::{
-        Actor, Alias, CallerId, Clock as _, Description, Environment, Plaintext, RequestId,
-        Revision, SecretMetadata, SecretName, Timestamp, WorkspaceId,
+        Actor, Alias, Clock as _, Description, Plaintext, RequestId, Revision, SecretMetadata,
+        SecretName, Timestamp, WorkspaceId,
     },
-    envelope::{Keyring, KeyringConfig},
     service::{
-        Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, Limits, ListSecrets,
-        PageSize, ResolveSecrets, SecretView, Secrets, UpdateSecret,
-        access::{Caller, Policy},
-        audit::{AuditConfig, AuditLog, AuditSink},
+        Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, ListSecrets, PageSize,
+        ResolveSecrets, SecretView, Secrets, UpdateSecret, access::Caller, audit::AuditSink,
     },
-    store::{Batch, Commit, Key, Record, Store, StoreError, WorkspacesCursor},
+    store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor},
 };
 
-use super::support::{fake_kms::FakeKms, manual_clock::ManualClock, memory_store::MemoryStore};
+use super::support::{
+    fake_kms::FakeKms, manual_clock::ManualClock, memory_store::MemoryStore, service,
+};
 
 struct Bench {
     secrets: Arc<Secrets>,
@@ -45,27 +42,8 @@ impl Bench {
 
     fn on(store: Arc<MemoryStore>, seen: Arc<dyn Store>, audit: AuditSink) -> Self {
         let clock = Arc::new(ManualClock::default());
-        let id = CallerId::parse("spiffe://test/everything").unwrap();
-        let environment = Environment::parse("test").unwrap();
-        let keyring = Keyring::new(
-            Arc::new(FakeKms::default()),
-            seen.clone(),
-            clock.clone(),
-            environment.clone(),
-            KeyringConfig::default(),
-        );
-        let secrets = Secrets {
-            store: seen,
-            keyring,
-            clock: clock.clone(),
-            audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
-            policy: Arc::new(ArcSwap::from_pointee(Policy::everything(id.clone()))),
-            environment,
-            limits: Limits { max_secrets_per_workspace: 2_000 },
-            changes: TaskTracker::new(),
-        };
-        let caller = Caller { id, actor: None, trace_id: None };
-        Self { secrets: Arc::new(secrets), store, clock, caller }
+        let secrets = service::secrets(seen, Arc::new(FakeKms::default()), clock.clone(), audit);
+        Self { secrets: Arc::new(secrets), store, clock, caller: service::caller() }
     }
 
     /// So much later than now.
@@ -296,6 +274,14 @@ impl Store for Racing {
             return Ok(Commit::Conflict(batch.operations[0].key.clone()));
         }
         self.store.commit(workspace, batch).await
+    }
+
+    async fn shred(
+        &self,
+        workspace: &WorkspaceId,
+        tombstone: Record,
+    ) -> Result<Shredded, StoreError> {
+        self.store.shred(workspace, tombstone).await
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {

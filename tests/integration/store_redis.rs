@@ -135,8 +135,11 @@ async fn full_memory_stops_writes_and_lets_deletions_through() {
     assert_eq!(run(&store, "w", deletion.clone()).await, "done");
     assert_eq!(run(&store, "w", deletion).await, "replayed o");
     assert!(get(&store, "w", &meta("A")).await.is_none());
+    // So is room made where it is needed most.
+    assert_eq!(store.shred(&ws("w"), rec(1, b"t")).await.map(|done| done.records), Ok(1));
+    assert_eq!(store.shred(&ws("w"), rec(1, b"t")).await.map(|done| done.records), Ok(0));
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    set(&store, "w", meta("C"), rec(1, b"x")).await;
+    set(&store, "w2", meta("C"), rec(1, b"x")).await;
 }
 
 #[tokio::test]
@@ -178,7 +181,7 @@ async fn damaged_records_are_malformed() {
 
 #[tokio::test]
 async fn missing_rights_stop_a_commit_before_its_first_write() {
-    for missing in ["-hset", "-hdel", "-zadd", "-zrem", "-set"] {
+    for missing in ["-hset", "-hdel", "-zadd", "-zrem", "-set", "-incr"] {
         let rules = [">pw", "~workflow-secrets:*", "+@all", missing];
         let server = RedisServer::start(Options::default().user("app", &rules)).await;
         let admin = connect(&server).await;
@@ -194,6 +197,12 @@ async fn missing_rights_stop_a_commit_before_its_first_write() {
         };
         let failed = store.commit(&ws("w"), change).await.map(|commit| word(&commit));
         assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{missing}: {failed:?}");
+        assert_eq!(server.digest(), before, "{missing}");
+        if missing == "-hdel" || missing == "-zrem" {
+            continue;
+        }
+        let failed = store.shred(&ws("w"), rec(1, b"t")).await.err();
+        assert!(matches!(failed, Some(StoreError::Unavailable(_))), "{missing}: {failed:?}");
         assert_eq!(server.digest(), before, "{missing}");
     }
 }
@@ -238,6 +247,15 @@ async fn replicas_confirm_or_the_commit_says_so() {
     }
     let ttl: i64 = replica.cli(&["PTTL", "workflow-secrets:{w}:request:r"]).parse().unwrap();
     assert!(ttl > 0);
+
+    let shred = async || store.shred(&ws("w"), rec(1, b"t")).await;
+    assert_eq!(shred().await.map(|done| done.records), Ok(51));
+    assert_eq!(replica.cli(&["HKEYS", "workflow-secrets:{w}:records"]), "t/shredded");
+    drop(replica);
+    // Nor is a repetition better than what it repeats.
+    let before = changes();
+    assert_eq!(shred().await.err(), short);
+    assert!(changes() > before);
 }
 
 #[tokio::test]

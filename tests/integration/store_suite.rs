@@ -30,6 +30,9 @@ macro_rules! suite {
             expect_empty_wants_no_record_at_all
             max_records_counts_what_is_there_afterwards
             each_change_has_a_greater_revision
+            a_shredded_workspace_stays_so
+            a_shredding_remembers_no_request
+            no_commit_outlives_a_shredding
             scans_run_in_byte_order
             scans_go_on_after_a_key
             scans_keep_to_their_prefix
@@ -274,6 +277,91 @@ pub(crate) async fn each_change_has_a_greater_revision(store: S) {
     assert_eq!(revision("other").await, None);
     set(&store, "other", meta("A"), rec(1, b"a")).await;
     assert_ne!(revision("other").await, Some(last), "the first is random");
+}
+
+pub(crate) async fn a_shredded_workspace_stays_so(store: S) {
+    let others = ["w1", "W", "w_", "v"];
+    for workspace in ["w", "w1", "W", "w_", "v"] {
+        set(&store, workspace, meta("A"), rec(1, b"a")).await;
+        set(&store, workspace, Key::active_data_key(), rec(1, b"key")).await;
+    }
+    let before = store.revision(&ws("w")).await.unwrap().unwrap();
+    let first = store.shred(&ws("w"), rec(7, b"first")).await.unwrap();
+    assert!(first.records == 2 && first.tombstone == rec(7, b"first"));
+    assert_eq!(keys(&store, "w", "", None, 9).await, [Key::tombstone()]);
+    assert_eq!(show(&store, "w", &Key::tombstone()).await, Some((7, "first".into())));
+    assert_eq!(store.read(&ws("w"), &[meta("A")]).await.unwrap().iter().flatten().count(), 0);
+    let after = store.revision(&ws("w")).await.unwrap().unwrap();
+    assert!(after > before, "caches by revision see it");
+
+    let again = store.shred(&ws("w"), rec(8, b"second")).await.unwrap();
+    assert!(again.records == 0 && again.tombstone == rec(7, b"first"));
+    for change in [
+        Batch::default(),
+        batch([put(meta("A"), None, rec(1, b"a"))]),
+        batch([put(meta("A"), Some(Expect::Absent), rec(1, b"a"))]),
+        batch([put(meta("A"), at(9), rec(1, b"a"))]),
+        batch([delete(Key::tombstone(), None)]),
+        batch([put(Key::tombstone(), at(7), rec(9, b"x"))]),
+        Batch { expect_empty: true, ..batch([put(Key::active_data_key(), None, rec(1, b"k"))]) },
+        Batch { request: Some((request("r"), b"o".to_vec())), ..Batch::default() },
+    ] {
+        assert_eq!(run(&store, "w", change).await, "shredded");
+    }
+    assert_eq!(keys(&store, "w", "", None, 9).await, [Key::tombstone()]);
+    assert_eq!(store.revision(&ws("w")).await.unwrap(), Some(after));
+    assert!(store.request(&ws("w"), &request("r")).await.unwrap().is_none());
+    for workspace in others {
+        assert_eq!(keys(&store, workspace, "", None, 9).await.len(), 2, "{workspace}");
+    }
+    // One that never was cannot come to be either.
+    let never = store.shred(&ws("never"), rec(1, b"t")).await.unwrap();
+    assert_eq!(never.records, 0);
+    let create = batch([put(meta("A"), None, rec(1, b"a"))]);
+    assert_eq!(run(&store, "never", create).await, "shredded");
+    let all: BTreeSet<_> = ["w", "never"].into_iter().chain(others).map(str::to_owned).collect();
+    assert_eq!(list(&store).await, all);
+}
+
+pub(crate) async fn a_shredding_remembers_no_request(store: S) {
+    for workspace in ["w", "w1"] {
+        for number in 0..50 {
+            let id = request(&format!("r-{number}"));
+            let remember = Batch { request: Some((id, b"o".to_vec())), ..Batch::default() };
+            assert_eq!(run(&store, workspace, remember).await, "done");
+        }
+    }
+    store.shred(&ws("w"), rec(1, b"t")).await.unwrap();
+    for number in 0..50 {
+        let id = request(&format!("r-{number}"));
+        assert!(store.request(&ws("w"), &id).await.unwrap().is_none());
+        assert!(store.request(&ws("w1"), &id).await.unwrap().is_some());
+    }
+    let known = Batch { request: Some((request("r-1"), vec![])), ..Batch::default() };
+    assert_eq!(run(&store, "w", known).await, "shredded", "not replayed");
+}
+
+pub(crate) async fn no_commit_outlives_a_shredding(store: S) {
+    let write = |n: u64| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for round in 0..20 {
+                let key = meta(&format!("N{n}_{round}"));
+                let made = run(&store, "w", batch([put(key, None, rec(1, b"x"))])).await;
+                assert!(made == "done" || made == "shredded", "{made}");
+            }
+        })
+    };
+    let writers: Vec<_> = (0..10).map(write).collect();
+    while keys(&store, "w", "", None, 30).await.len() < 30 {
+        tokio::task::yield_now().await;
+    }
+    store.shred(&ws("w"), rec(1, b"t")).await.unwrap();
+    assert_eq!(keys(&store, "w", "", None, 9).await, [Key::tombstone()]);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(keys(&store, "w", "", None, 9).await, [Key::tombstone()]);
 }
 
 pub(crate) async fn scans_run_in_byte_order(store: S) {

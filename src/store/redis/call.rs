@@ -94,8 +94,14 @@ pub(super) fn committed(
             .ok_or(NOT_UNDERSTOOD),
         (b"not_empty", None) => Ok(Commit::NotEmpty),
         (b"full", None) => Ok(Commit::Full),
+        (b"shredded", None) => Ok(Commit::Shredded),
         (b"malformed", None) => Err(StoreError::Malformed("a record is too short")),
-        (b"denied", None) => Err(StoreError::Unavailable("Redis denies access")),
+        (b"denied", None) => Err(denied()),
         _ => Err(NOT_UNDERSTOOD),
     }
+}
+
+/// A right is missing; told before anything was written.
+pub(super) fn denied() -> StoreError {
+    StoreError::Unavailable("Redis denies access")
 }

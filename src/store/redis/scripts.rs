@@ -42,10 +42,14 @@ impl Lua {
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
 /// Replies `{done}`, `{replayed, outcome}`, `{conflict, operation from 0}`,
-/// `{not_empty}`, `{full}`, `{malformed}` or `{denied}`.
+/// `{not_empty}`, `{full}`, `{shredded}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, step = 7, 4
+
+if redis.call('HGET', records, 't/shredded') then
+  return {'shredded'}
+end
 
 if request then
   local outcome = redis.call('GET', request)
@@ -133,4 +137,48 @@ for _, key in ipairs(keys) do
   found[#found + 1] = redis.call('HGET', KEYS[1], key)
 end
 return found
+";
+
+/// Destroys all records of a workspace and leaves a tombstone.
+///
+/// Every check comes before the first write, as in [`COMMIT`]. Removal comes
+/// first: it takes no memory, so full memory does not stop it, nor, then, the
+/// tombstone.
+///
+/// - `KEYS` records, index, revision, as above
+/// - `ARGV[1]` key of the tombstone
+/// - `ARGV[2]` its revision (8 bytes, big-endian) .. bytes
+/// - `ARGV[3]` revision before the workspace's first
+/// - `ARGV[4]` `1` if WAIT follows: a tombstone that lies there already is then
+///   written again, so that WAIT waits for the replicas to have it
+///
+/// Replies `{records destroyed, revision .. bytes of the tombstone}` or
+/// `{denied}`.
+pub(super) const SHRED: &str = r"
+local records, index, revision = KEYS[1], KEYS[2], KEYS[3]
+local tombstone = redis.call('HGET', records, ARGV[1])
+if tombstone then
+  if ARGV[4] == '1' then
+    redis.call('HSET', records, ARGV[1], tombstone)
+  end
+  return {0, tombstone}
+end
+
+local count = redis.call('HLEN', records)
+redis.call('ZCARD', index)
+redis.call('GET', revision)
+if not (redis.acl_check_cmd('UNLINK', records, index)
+    and redis.acl_check_cmd('HSET', records, '', '')
+    and redis.acl_check_cmd('ZADD', index, '0', '')
+    and redis.acl_check_cmd('SET', revision, '', 'NX')
+    and redis.acl_check_cmd('INCR', revision)) then
+  return {'denied'}
+end
+
+redis.call('UNLINK', records, index)
+redis.call('HSET', records, ARGV[1], ARGV[2])
+redis.call('ZADD', index, 0, ARGV[1])
+redis.call('SET', revision, ARGV[3], 'NX')
+redis.call('INCR', revision)
+return {count, ARGV[2]}
 ";

@@ -3,6 +3,7 @@
 
 mod aging;
 mod minting;
+mod rotation;
 
 use std::{
     num::NonZeroUsize,
@@ -58,7 +59,8 @@ impl Bench {
 
     fn active(&self, workspace: &WorkspaceId) -> Option<WrappedDataKey> {
         let records = self.store.records(workspace);
-        records.get(&Key::active_data_key()).map(|r| codec::decode_data_key(&r.bytes).unwrap())
+        let active = records.get(&Key::active_data_key());
+        active.map(|r| codec::decode_data_key(&r.bytes).unwrap().wrapped)
     }
 }
 
@@ -71,7 +73,7 @@ fn workspace(number: usize) -> WorkspaceId {
 }
 
 fn record(wrapped: &WrappedDataKey) -> Record {
-    Record { revision: Revision::initial(), bytes: codec::encode_data_key(wrapped) }
+    Record { revision: Revision::initial(), bytes: codec::encode_data_key(&wrapped.clone().into()) }
 }
 
 /// Lets background tasks go on; nothing in these tests waits for real time.

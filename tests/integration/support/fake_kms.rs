@@ -19,6 +19,7 @@ pub(crate) struct FakeKms {
     generates: AtomicUsize,
     decrypts: AtomicUsize,
     fault: Mutex<Option<KmsError>>,
+    decrypt_fault: Mutex<Option<KmsError>>,
     panics: AtomicBool,
     held: watch::Sender<bool>,
 }
@@ -32,6 +33,7 @@ impl Default for FakeKms {
             generates: AtomicUsize::new(0),
             decrypts: AtomicUsize::new(0),
             fault: Mutex::new(None),
+            decrypt_fault: Mutex::new(None),
             panics: AtomicBool::new(false),
             held: watch::Sender::new(false),
         }
@@ -52,6 +54,11 @@ impl FakeKms {
     /// Fails every call from now on, or none.
     pub(crate) fn fail(&self, fault: Option<KmsError>) {
         *self.fault.lock().unwrap() = fault;
+    }
+
+    /// Fails every call of `decrypt` from now on, or none.
+    pub(crate) fn fail_decrypts(&self, fault: Option<KmsError>) {
+        *self.decrypt_fault.lock().unwrap() = fault;
     }
 
     /// Panics in the next call.
@@ -104,6 +111,7 @@ impl Kms for FakeKms {
         assert!(context.data_key == wrapped.id, "the contract of the trait");
         self.decrypts.fetch_add(1, Ordering::SeqCst);
         self.answer().await?;
+        self.decrypt_fault.lock().unwrap().map_or(Ok(()), Err)?;
         let wrong = KmsError::WrongCiphertext("fake");
         let (sealed, nonce) = wrapped.blob.split_last_chunk::<12>().ok_or(wrong)?;
         let mut sealed = sealed.to_vec();

@@ -11,7 +11,9 @@ use std::{
 use async_trait::async_trait;
 use workflow_secrets::{
     domain::{RequestId, Revision, WorkspaceId},
-    store::{Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write},
+    store::{
+        Batch, Commit, Expect, Key, Record, Shredded, Store, StoreError, WorkspacesCursor, Write,
+    },
 };
 
 type Workspace = BTreeMap<Key, Record>;
@@ -61,6 +63,9 @@ impl MemoryStore {
     fn carry_out(&self, workspace: &WorkspaceId, batch: Batch) -> Commit {
         let mut workspaces = self.workspaces.lock().unwrap();
         let mut requests = self.requests.lock().unwrap();
+        if workspaces.get(workspace).is_some_and(|all| all.contains_key(&Key::tombstone())) {
+            return Commit::Shredded;
+        }
         let known = |(id, _): &(RequestId, Vec<u8>)| {
             requests.get(&(workspace.clone(), id.clone())).cloned()
         };
@@ -136,6 +141,23 @@ impl Store for MemoryStore {
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
         let number = self.revisions.lock().unwrap().get(workspace).copied();
         Ok(number.map(Revision::from_u64))
+    }
+
+    async fn shred(
+        &self,
+        workspace: &WorkspaceId,
+        tombstone: Record,
+    ) -> Result<Shredded, StoreError> {
+        let mut workspaces = self.workspaces.lock().unwrap();
+        let records = workspaces.entry(workspace.clone()).or_default();
+        if let Some(tombstone) = records.get(&Key::tombstone()).cloned() {
+            return Ok(Shredded { records: 0, tombstone });
+        }
+        let destroyed = u64::try_from(records.len()).unwrap();
+        *records = BTreeMap::from([(Key::tombstone(), tombstone.clone())]);
+        *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
+        self.requests.lock().unwrap().retain(|(owner, _), _| owner != workspace);
+        Ok(Shredded { records: destroyed, tombstone })
     }
 
     async fn request(

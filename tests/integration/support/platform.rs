@@ -16,7 +16,9 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt as _;
 use workflow_secrets::grpc::{
-    proto::{self, secrets_service_client::SecretsServiceClient},
+    proto::{
+        self, key_service_client::KeyServiceClient, secrets_service_client::SecretsServiceClient,
+    },
     tls::TlsFiles,
 };
 
@@ -28,6 +30,7 @@ use super::{
 };
 
 pub(crate) type Client = SecretsServiceClient<Channel>;
+pub(crate) type KeyClient = KeyServiceClient<Channel>;
 
 /// The service's name in health checks.
 pub(crate) const SERVICE: &str = "workflowsecrets.v1.SecretsService";
@@ -199,10 +202,19 @@ impl Platform {
 
     /// A client of one replica, as one of [`CALLERS`].
     pub(crate) async fn client(&self, replica: &Replica, caller: &str) -> Client {
+        SecretsServiceClient::new(self.channel_as(replica, caller).await)
+            .max_decoding_message_size(16 * 1024 * 1024)
+    }
+
+    /// The same for the administration of keys.
+    pub(crate) async fn key_client(&self, replica: &Replica, caller: &str) -> KeyClient {
+        KeyServiceClient::new(self.channel_as(replica, caller).await)
+    }
+
+    async fn channel_as(&self, replica: &Replica, caller: &str) -> Channel {
         let read = |end: &str| fs::read_to_string(self.file(&format!("{caller}.{end}"))).unwrap();
         let identity = Identity { cert: read("crt"), key: read("key") };
-        SecretsServiceClient::new(self.channel(replica, Some(&identity)).await)
-            .max_decoding_message_size(16 * 1024 * 1024)
+        self.channel(replica, Some(&identity)).await
     }
 
     /// A channel to one replica, with or without a certificate.

@@ -54,6 +54,7 @@ pub(crate) fn word(commit: &Commit) -> String {
         Commit::Conflict(key) => format!("conflict {key}"),
         Commit::NotEmpty => "not empty".into(),
         Commit::Full => "full".into(),
+        Commit::Shredded => "shredded".into(),
     }
 }
 

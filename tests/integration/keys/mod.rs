@@ -1,0 +1,4 @@
+//! Administration of data keys.
+
+mod rotation;
+mod shredding;

@@ -1,0 +1,43 @@
+//! The operations on parts of choice, without a server.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
+use workflow_secrets::{
+    domain::{CallerId, Clock, Environment},
+    envelope::{Keyring, KeyringConfig},
+    kms::Kms,
+    service::{
+        Limits, Secrets,
+        access::{Caller, Policy},
+        audit::{AuditConfig, AuditLog, AuditSink},
+    },
+    store::Store,
+};
+
+/// The one caller, who may do everything.
+pub(crate) fn caller() -> Caller {
+    let id = CallerId::parse("spiffe://test/everything").unwrap();
+    Caller { id, actor: None, trace_id: None }
+}
+
+pub(crate) fn secrets(
+    store: Arc<dyn Store>,
+    kms: Arc<dyn Kms>,
+    clock: Arc<dyn Clock>,
+    audit: AuditSink,
+) -> Secrets {
+    let environment = Environment::parse("test").unwrap();
+    let config = KeyringConfig::default();
+    Secrets {
+        keyring: Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config),
+        store,
+        clock,
+        audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
+        policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller().id))),
+        environment,
+        limits: Limits { max_secrets_per_workspace: 2_000 },
+        changes: TaskTracker::new(),
+    }
+}
