@@ -96,6 +96,20 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn rollback_secret(
+        &self,
+        _: Request<proto::RollbackSecretRequest>,
+    ) -> Result<Response<Secret>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_secret_versions(
+        &self,
+        _: Request<proto::ListSecretVersionsRequest>,
+    ) -> Result<Response<proto::ListSecretVersionsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_secrets(
         &self,
         _: Request<ListSecretsRequest>,
@@ -157,7 +171,7 @@ impl Bench {
             audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
             environment,
-            limits: Limits { max_secrets_per_workspace: 1_000 },
+            limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
             changes: TaskTracker::new(),
         });
         let (service, incoming) = listen().await;

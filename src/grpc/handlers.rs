@@ -125,6 +125,36 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         .await
     }
 
+    async fn rollback_secret(
+        &self,
+        request: Request<proto::RollbackSecretRequest>,
+    ) -> Result<Response<proto::Secret>, Status> {
+        self.call(
+            Action::Rollback,
+            request,
+            convert::rollback,
+            |secrets, caller, command| async move {
+                secrets.rollback(&caller, command).await.map(convert::secret)
+            },
+        )
+        .await
+    }
+
+    async fn list_secret_versions(
+        &self,
+        request: Request<proto::ListSecretVersionsRequest>,
+    ) -> Result<Response<proto::ListSecretVersionsResponse>, Status> {
+        self.call(
+            Action::ListVersions,
+            request,
+            convert::list_versions,
+            |secrets, caller, command| async move {
+                secrets.list_versions(&caller, command).await.map(convert::versions)
+            },
+        )
+        .await
+    }
+
     async fn list_secrets(
         &self,
         request: Request<proto::ListSecretsRequest>,

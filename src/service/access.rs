@@ -77,6 +77,17 @@ impl Policy {
         }
         grants
     }
+
+    /// What a caller may do in every workspace, whatever its name.
+    pub fn grants_everywhere(&self, caller: &CallerId) -> Grants {
+        let mut grants = Grants::default();
+        for grant in self.callers.get(caller).into_iter().flatten() {
+            if grant.workspaces.contains(&Pattern::Prefix(String::new())) {
+                grants.add(&grant.role);
+            }
+        }
+        grants
+    }
 }
 
 /// What one caller may do in one workspace. The default is nothing.

@@ -2,8 +2,8 @@
 //!
 //! | Call | Lines |
 //! |---|---|
-//! | Create, Get, Update, Delete | one, with the secret, also if it is not granted or fails |
-//! | List, DescribeWorkspaceKeys, RotateDataKey, ShredWorkspace | one, without a secret |
+//! | Create, Get, Update, Delete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
+//! | List, and each call of KeyService | one, without a secret |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
@@ -21,7 +21,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `list`, `resolve`, `describe_keys`, `rotate_data_key` or `shred` |
+//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `describe_keys`, `rotate_data_key` or `shred` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -119,8 +119,12 @@ pub enum Action {
     Update,
     /// DeleteSecret.
     Delete,
+    /// RollbackSecret.
+    Rollback,
     /// ListSecrets.
     List,
+    /// ListSecretVersions.
+    ListVersions,
     /// ResolveSecrets.
     Resolve,
     /// DescribeWorkspaceKeys.
@@ -139,7 +143,9 @@ impl Action {
             Self::Get => "get",
             Self::Update => "update",
             Self::Delete => "delete",
+            Self::Rollback => "rollback",
             Self::List => "list",
+            Self::ListVersions => "list_versions",
             Self::Resolve => "resolve",
             Self::DescribeKeys => "describe_keys",
             Self::RotateDataKey => "rotate_data_key",

@@ -39,6 +39,11 @@ impl<'a> Parts<'a> {
         self.text(if flag { "true" } else { "false" })
     }
 
+    pub(super) fn number(mut self, number: u64) -> Self {
+        self.0.push(Cow::Owned(number.to_be_bytes().to_vec()));
+        self
+    }
+
     pub(super) fn time(mut self, time: Option<Timestamp>) -> Self {
         let bytes = time.map_or_else(Vec::new, |time| {
             [&time.seconds().to_be_bytes()[..], &time.nanos().to_be_bytes()[..]].concat()

@@ -14,8 +14,11 @@ mod get;
 mod idempotency;
 mod keys;
 mod list;
+mod open;
 mod resolve;
+mod rollback;
 mod update;
+mod versions;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -24,14 +27,16 @@ use tokio_util::task::TaskTracker;
 
 pub use create::CreateSecret;
 pub use delete::DeleteSecret;
-pub use error::{Cause, Error, FieldViolation};
+pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use keys::{
     DescribeWorkspaceKeys, RotateDataKey, ShredWorkspace, ShreddedWorkspace, WorkspaceKeys,
 };
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
+pub use rollback::RollbackSecret;
 pub use update::{ExpiryChange, UpdateSecret};
+pub use versions::{ListSecretVersions, VersionView};
 
 use self::{
     access::{Caller, Grants, Policy},
@@ -51,6 +56,15 @@ use crate::{
 pub struct Limits {
     /// Secrets per workspace, user- and system-managed together.
     pub max_secrets_per_workspace: u64,
+    /// Earlier values kept of each user-managed secret.
+    pub max_versions: usize,
+}
+
+impl Default for Limits {
+    /// 10,000 and 10.
+    fn default() -> Self {
+        Self { max_secrets_per_workspace: 10_000, max_versions: 10 }
+    }
 }
 
 /// All that the operations need, wired once.

@@ -6,20 +6,20 @@ use std::{
 };
 
 use super::{
-    ActiveKey, Caller, Cause, Error, FieldViolation, Secrets, Stored,
+    Caller, Error, FieldViolation, Secrets, Unresolved,
     audit::{Action, AuditEvent},
+    open::{Opened, Versions},
 };
 use crate::{
-    domain::{Alias, DataKeyId, RunId, SecretName, Timestamp, WorkflowId, WorkspaceId},
-    envelope::{self, Binding, DataKey, Payload, SealedRecord},
-    store::{Key, Record},
+    domain::{Alias, RunId, SecretName, WorkflowId, WorkspaceId},
+    envelope::Payload,
 };
 
 /// Most credentials of one call.
 pub const MAX_CREDENTIALS: usize = 100;
 
-/// Missing names of one call for which another spelling is looked up.
-const SUGGESTIONS: usize = 10;
+/// Reads before a secret that is changed time and again is given up.
+const ATTEMPTS: usize = 8;
 
 /// A secret and the key under which its value is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Credential {
     pub secret: SecretName,
     /// The key.
     pub alias: Alias,
+    /// That version of it; `None`: the current one.
+    pub version: Option<u64>,
 }
 
 /// 1 to [`MAX_CREDENTIALS`] credentials with distinct aliases.
@@ -88,14 +90,16 @@ pub struct Resolved {
     pub alias: Alias,
     /// The secret.
     pub name: SecretName,
-    /// Value, version and expiry, as sealed together.
-    pub payload: Payload,
+    /// Value, version and expiry, as sealed together; shared with the other
+    /// aliases of the secret.
+    pub payload: Arc<Payload>,
 }
 
 impl Secrets {
     /// Opens the values a run needs: all or nothing.
     ///
-    /// One store read, however many names. Nothing is returned before the
+    /// One store read, however many names, and one more if earlier versions are
+    /// asked for. Nothing is returned before the
     /// audit lines, one per credential, are written.
     ///
     /// # Errors
@@ -120,44 +124,64 @@ impl Secrets {
         if !grants.resolve() {
             return Err(Error::NotGranted);
         }
-        // A secret may be wanted under several aliases: it is read once.
+        // A secret may be wanted under several aliases: it is opened once.
         let credentials = &request.credentials.0;
-        let names: BTreeSet<_> = credentials.iter().map(|credential| &credential.secret).collect();
-        let mut keys = vec![Key::active_data_key()];
-        for name in &names {
-            keys.extend([Key::metadata(name), Key::value(name)]);
+        let names = credentials.iter().map(|credential| &credential.secret).collect();
+        let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
+        let mut unresolved = Vec::new();
+        let mut refuse = |name: &SecretName, cause| {
+            unresolved.push(Unresolved { name: Some(name.clone()), cause, place: None });
+        };
+        for (name, opened) in &opened {
+            if let Err(cause) = opened.current() {
+                refuse(name, cause);
+            }
         }
-        let mut records = self.read_all(workspace, keys).await?.into_iter();
-        let active = ActiveKey::decode(records.next().flatten())?;
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        let records: BTreeMap<_, _> = names
-            .into_iter()
-            .map(|name| (name, (records.next().flatten(), records.next().flatten())))
-            .collect();
+        for ((name, _), version) in &versions {
+            if let Err(cause) = version {
+                refuse(name, cause.clone());
+            }
+        }
+        self.all_resolved(&grants, workspace, unresolved).await?;
+        let resolved = |Credential { secret, alias, version }: &Credential| {
+            let earlier = version.and_then(|version| versions.get(&(secret, version)));
+            let payload = match earlier {
+                Some(earlier) => earlier.as_ref().ok()?,
+                None => opened.get(secret)?.current().ok()?,
+            };
+            let payload = Arc::clone(payload);
+            Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
+        };
+        Ok(credentials.iter().filter_map(resolved).collect())
+    }
 
-        let now = self.clock.now();
-        let mut resolved = Vec::with_capacity(credentials.len());
-        let mut unresolved = BTreeMap::new();
-        for Credential { secret, alias } in credentials {
-            let (metadata, value) = records.get(secret).cloned().unwrap_or_default();
-            match keys.open(secret, metadata, value, now).await? {
-                Ok(payload) => {
-                    resolved.push(Resolved { alias: alias.clone(), name: secret.clone(), payload });
-                }
-                Err(cause) => _ = unresolved.insert(secret.clone(), cause),
-            }
-        }
-        if unresolved.is_empty() {
-            return Ok(resolved);
-        }
-        if grants.list() {
-            for (name, cause) in unresolved.iter_mut().take(SUGGESTIONS) {
-                if let Cause::Missing(suggestion) = cause {
-                    *suggestion = self.other_case(workspace, name).await;
+    /// The current values, and the earlier ones that are asked for: these cost
+    /// a second read, since the first tells where they lie.
+    async fn open_with_versions<'n>(
+        &self,
+        workspace: &WorkspaceId,
+        names: &BTreeSet<&'n SecretName>,
+        credentials: &'n [Credential],
+    ) -> Result<(BTreeMap<&'n SecretName, Opened>, Versions<'n>), Error> {
+        for _ in 0..ATTEMPTS {
+            let opened = self.open(workspace, names).await?;
+            let mut pins = BTreeSet::new();
+            for Credential { secret, version, .. } in credentials {
+                if let (Some(pin), Some(Ok(current))) =
+                    (*version, opened.get(secret).map(Opened::current))
+                    && pin != current.version
+                {
+                    pins.insert((secret, pin));
                 }
             }
+            if pins.is_empty() {
+                return Ok((opened, Versions::new()));
+            }
+            if let Some(versions) = self.open_versions(workspace, &opened, pins).await? {
+                return Ok((opened, versions));
+            }
         }
-        Err(Error::Unresolved(unresolved.into_iter().collect()))
+        Err(Error::ConcurrentUpdate)
     }
 
     /// One line per credential. A call that is not granted touches no secret
@@ -187,82 +211,5 @@ impl Secrets {
                 .map(|(one, resolved)| line(Some(one), Some(resolved.payload.version)))
                 .collect(),
         }
-    }
-}
-
-/// The data keys of one call, each asked for once.
-struct Keys<'a> {
-    secrets: &'a Secrets,
-    workspace: &'a WorkspaceId,
-    active: Option<ActiveKey>,
-    opened: BTreeMap<DataKeyId, Arc<DataKey>>,
-}
-
-impl Keys<'_> {
-    async fn open(
-        &mut self,
-        name: &SecretName,
-        metadata: Option<Record>,
-        value: Option<Record>,
-        now: Timestamp,
-    ) -> Result<Result<Payload, Cause>, Error> {
-        let Some(stored) = Stored::decode(name, metadata)? else {
-            return Ok(Err(Cause::Missing(None)));
-        };
-        let payload = self.open_value(&stored, value).await?;
-        // The expiry that counts is the one sealed with the value.
-        if payload.expire_time.is_some_and(|time| time <= now) {
-            return Ok(Err(Cause::Expired));
-        }
-        Ok(Ok(payload))
-    }
-
-    async fn open_value(
-        &mut self,
-        stored: &Stored,
-        value: Option<Record>,
-    ) -> Result<Payload, Error> {
-        let value = value.ok_or(Error::RecordCorrupt("sealed value absent"))?;
-        let record = SealedRecord::parse(value.bytes)?;
-        let key = self.key(record.data_key_id()).await?;
-        let binding = Binding {
-            environment: &self.secrets.environment,
-            workspace: self.workspace,
-            uid: stored.metadata.uid,
-            name: &stored.metadata.name,
-            revision: stored.metadata.value_revision,
-        };
-        let payload = envelope::open(&key, &binding, &record)?;
-        // Metadata is not sealed; what it repeats of the sealed value tells
-        // whether someone wrote to it.
-        let Stored { metadata, .. } = stored;
-        if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
-            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
-        }
-        Ok(payload)
-    }
-
-    async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {
-        if let Some(key) = self.opened.get(&id) {
-            return Ok(Arc::clone(key));
-        }
-        let active = self.active.as_ref().map(|active| &active.wrapped);
-        let key = self.secrets.keyring.for_open(self.workspace, id, active).await?;
-        self.opened.insert(id, Arc::clone(&key));
-        Ok(key)
-    }
-}
-
-impl Secrets {
-    /// Opens one stored value, to seal it again with other terms.
-    pub(super) async fn reopen(
-        &self,
-        workspace: &WorkspaceId,
-        stored: &Stored,
-        value: Option<Record>,
-        active: Option<ActiveKey>,
-    ) -> Result<Payload, Error> {
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        keys.open_value(stored, value).await
     }
 }

@@ -18,7 +18,8 @@ use workflow_secrets::{
     },
     service::{
         Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, ListSecrets, PageSize,
-        ResolveSecrets, SecretView, Secrets, UpdateSecret, access::Caller, audit::AuditSink,
+        ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret, access::Caller,
+        audit::AuditSink,
     },
     store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor},
 };
@@ -95,17 +96,22 @@ impl Bench {
         let alias = Alias::from(&secret);
         let request = ResolveSecrets {
             workspace: workspace(),
-            credentials: Credentials::new(vec![Credential { secret, alias }]).unwrap(),
+            credentials: Credentials::new(vec![Credential { secret, alias, version: None }])
+                .unwrap(),
             workflow_id: None,
             run_id: None,
         };
         let mut resolved = self.secrets.resolve(&self.caller, request).await?;
-        Ok(resolved.remove(0).payload.value.into_exposed())
+        Ok(resolved.remove(0).payload.value.expose().to_owned())
     }
 }
 
 fn workspace() -> WorkspaceId {
     WorkspaceId::parse("ws").unwrap()
+}
+
+fn unresolved(asked: &str, cause: Cause) -> Error {
+    Error::Unresolved(vec![Unresolved { name: Some(name(asked)), cause, place: None }])
 }
 
 fn name(text: &str) -> SecretName {
@@ -122,7 +128,7 @@ async fn expiry_is_exact_to_the_nanosecond() {
     bench.clock.advance(SECOND - NANO);
     assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
     bench.clock.advance(NANO);
-    let expired = Error::Unresolved(vec![(name("KEY"), Cause::Expired)]);
+    let expired = unresolved("KEY", Cause::Expired);
     assert_eq!(bench.resolve("KEY").await, Err(expired));
 
     let refused = Err(Error::field("expire_time", "must lie in the future"));
@@ -147,7 +153,7 @@ async fn a_missing_name_suggests_another_spelling_to_those_who_may_list() {
             "StripeKey" | "stripekey" => Some(name("stripeKey")),
             _ => None,
         };
-        let missing = Error::Unresolved(vec![(name(asked), Cause::Missing(told))]);
+        let missing = unresolved(asked, Cause::Missing(told));
         assert_eq!(bench.resolve(asked).await, Err(missing));
     }
 }

@@ -2,8 +2,8 @@
 
 use redb::{ReadableTable as _, WriteTransaction};
 
-use super::{EXPIRIES, RECORDS, REQUESTS, REVISIONS, WORKSPACES, corrupted};
-use crate::store::{Key, Record, Shredded, first_revision};
+use super::{COUNTS, EXPIRIES, RECORDS, REQUESTS, REVISIONS, WORKSPACES, corrupted};
+use crate::store::{Key, Record, Shredded, first_revision, kind};
 
 /// Greater than any key of a record and any request id.
 const LAST: &str = "\u{10ffff}";
@@ -30,6 +30,9 @@ pub(super) fn shred(
     })?;
     records.insert(at, tombstone.to_stored().as_slice())?;
     transaction.open_table(WORKSPACES)?.insert(workspace, 1)?;
+    let mut counts = transaction.open_table(COUNTS)?;
+    counts.retain_in::<(&str, &str), _>(all(), |_, _| false)?;
+    counts.insert((workspace, kind(at.1)), 1)?;
 
     let mut revisions = transaction.open_table(REVISIONS)?;
     let last = revisions.get(workspace)?.map(|number| number.value());

@@ -37,7 +37,7 @@ pub(crate) fn secrets(
         audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller().id))),
         environment,
-        limits: Limits { max_secrets_per_workspace: 2_000 },
+        limits: Limits { max_secrets_per_workspace: 2_000, ..Limits::default() },
         changes: TaskTracker::new(),
     }
 }
