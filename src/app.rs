@@ -152,6 +152,8 @@ where
     }
 
     tracing::info!("shutting down");
+    // Long jobs end at their next step; other changes are still taken.
+    secrets.changes.close();
     // The last tenth is for what remains to be written.
     let end = Instant::now() + grace;
     let deadline = end - grace / 10;
@@ -168,7 +170,6 @@ where
             tracing::warn!("grace period over: connections cut");
         }
     }
-    secrets.changes.close();
     if tokio::time::timeout_at(deadline, secrets.changes.wait()).await.is_err() {
         tracing::warn!("grace period over: changes under way given up");
     }

@@ -28,7 +28,7 @@ use crate::{
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
     service::{
-        Limits,
+        Limits, Rotation,
         access::Policy,
         audit::{AuditConfig, AuditSink},
     },
@@ -114,6 +114,7 @@ impl ServeConfig {
             "a number of secrets, at least 1",
         );
         let max_versions = max_versions(f, &args.max_versions);
+        let rotation = rotation(f, &args);
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -135,6 +136,7 @@ impl ServeConfig {
                 limits: Limits {
                     max_secrets_per_workspace: max_secrets?.get().into(),
                     max_versions: max_versions?,
+                    rotation: rotation?,
                 },
                 grace: grace?,
                 drain_delay: drain_delay?,
@@ -217,6 +219,24 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
 }
 
 /// As many as a metadata record may list.
+/// Shorter times and lower numbers would soon make more data keys than a
+/// workspace may have.
+fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
+    const AGE: &str = "--rotate-data-keys-after";
+    const CHANGES: &str = "--rotate-data-keys-after-changes";
+    let age = f.duration(AGE, &args.rotate_data_keys_after);
+    let rule = "a number of changes, 0 or at least 1000";
+    let changes: Option<u64> = f.parsed(CHANGES, &args.rotate_data_keys_after_changes, rule);
+    if age.is_some_and(|age| !age.is_zero() && age < Duration::from_secs(60 * 60)) {
+        f.0.push(format!("{AGE}: must be 0s or at least 1h"));
+    }
+    if changes.is_some_and(|changes| (1..1_000).contains(&changes)) {
+        f.0.push(format!("{CHANGES}: must be {rule}"));
+    }
+    let age = Some(age?).filter(|age| !age.is_zero());
+    Some(Rotation { age, changes: Some(changes?).filter(|changes| *changes > 0) })
+}
+
 fn max_versions(f: &mut Faults, text: &str) -> Option<usize> {
     let rule = "a number of earlier values, at most 100";
     let number: u8 = f.parsed("--max-versions", text, rule)?;

@@ -160,6 +160,27 @@ pub struct ServeArgs {
     )]
     pub max_versions: String,
 
+    /// Age from which a workspace's data key is replaced at its next change, at
+    /// least 1h; 0s: never
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_ROTATE_DATA_KEYS_AFTER",
+        value_name = "DURATION",
+        default_value = "365d"
+    )]
+    pub rotate_data_keys_after: String,
+
+    /// Changes of a workspace after which its data key is replaced, at least
+    /// 1,000; 0: never
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_ROTATE_DATA_KEYS_AFTER_CHANGES",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "0"
+    )]
+    pub rotate_data_keys_after_changes: String,
+
     /// Longest time from SIGTERM to the end of the process
     #[arg(
         long,

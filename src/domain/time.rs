@@ -33,6 +33,14 @@ impl Timestamp {
         self.nanos
     }
 
+    /// So much later; `None` out of range.
+    pub fn later(self, by: std::time::Duration) -> Option<Self> {
+        let nanos = self.nanos + by.subsec_nanos();
+        let carry = i64::from(nanos / 1_000_000_000);
+        let seconds = self.seconds.checked_add_unsigned(by.as_secs())?.checked_add(carry)?;
+        Self::new(seconds, nanos % 1_000_000_000)
+    }
+
     /// As the standard library counts; before the epoch counts as the epoch.
     pub fn to_system_time(self) -> SystemTime {
         u64::try_from(self.seconds)

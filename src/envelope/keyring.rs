@@ -1,6 +1,7 @@
 //! Brings data keys: from memory, or from the store and the KMS.
 
 mod making;
+mod rewrapping;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -186,7 +187,8 @@ impl Keyring {
     /// active one, nothing is done, and the active one is brought.
     ///
     /// The new key is unwrapped before it takes the place, and once more, as it
-    /// lies in the store, before its first use.
+    /// lies in the store, before its first use. Of calls at once one does it;
+    /// it is told so.
     ///
     /// # Errors
     /// See [`KeyError`]. Safe to call again.
@@ -194,7 +196,7 @@ impl Keyring {
         &self,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
-    ) -> Result<Arc<DataKey>, KeyError> {
+    ) -> Result<(Arc<DataKey>, bool), KeyError> {
         self.0.next_key(workspace, replaced).await
     }
 
@@ -254,10 +256,19 @@ impl Inner {
         self.obtain(slot, Duration::ZERO, |_| Arc::clone(self).mint(workspace.clone())).await
     }
 
-    async fn next_key(self: &Arc<Self>, workspace: &WorkspaceId, replaced: DataKeyId) -> Outcome {
+    async fn next_key(
+        self: &Arc<Self>,
+        workspace: &WorkspaceId,
+        replaced: DataKeyId,
+    ) -> Result<(Arc<DataKey>, bool), KeyError> {
         let slot = (workspace.clone(), Wanted::Next(replaced));
-        let replace = |_| Arc::clone(self).replace(workspace.clone(), replaced);
-        self.obtain(slot, Duration::ZERO, replace).await
+        let mut started = false;
+        let replace = |_| {
+            started = true;
+            Arc::clone(self).replace(workspace.clone(), replaced)
+        };
+        let key = self.obtain(slot, Duration::ZERO, replace).await?;
+        Ok((key, started))
     }
 
     /// What the cache has, or else the outcome of `start`, shared with all who

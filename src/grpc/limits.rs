@@ -31,6 +31,15 @@ pub(super) const MAX_OTHER_MESSAGE_BYTES: usize = 4 * 1024;
 /// Streams of each kind at once: health watches, and reflection.
 const MAX_OTHER_STREAMS: usize = 64;
 
+/// Jobs of KeyService at once. Each reads whole workspaces.
+const MAX_JOBS: usize = 4;
+
+/// Calls that stream their progress until their work is done.
+const JOBS: [&str; 2] = [
+    "/workflowsecrets.v1.KeyService/ReencryptWorkspace",
+    "/workflowsecrets.v1.KeyService/RewrapDataKeys",
+];
+
 /// Bounds what is under way on all connections together, so that a flood is
 /// refused at once instead of filling memory with queued messages.
 ///
@@ -43,6 +52,7 @@ struct Inner {
     calls: Arc<Shares<CallerId>>,
     watches: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
+    jobs: Arc<Semaphore>,
     timeout: Duration,
     unidentified: Seldom,
 }
@@ -56,6 +66,7 @@ impl Limits {
             calls: Shares::new(config.max_calls, config.max_calls_per_caller),
             watches: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
+            jobs: Arc::new(Semaphore::new(MAX_JOBS)),
             timeout: config.call_timeout,
             unidentified: Seldom::default(),
         }))
@@ -73,6 +84,10 @@ impl Inner {
         if path.starts_with("/workflowsecrets.") {
             let id = Peer::id(request.extensions()).map_err(|why| self.refuse(request, why))?;
             let place = self.calls.take(id).ok_or(Error::Overloaded)?;
+            if JOBS.contains(&path) {
+                // Ends with its work, or its reader.
+                return Ok((Box::new((place, stream(&self.jobs)?)), None));
+            }
             Ok((Box::new(place), Some(self.timeout)))
         } else if path.starts_with("/grpc.reflection.") {
             Ok((stream(&self.reflections)?, Some(self.timeout)))

@@ -131,6 +131,11 @@ fn describe(
             Code::Aborted,
             "the secret was changed since the etag was read: get it again, then decide",
         ),
+        Error::Cancelled => text(Code::Cancelled, "the caller has gone"),
+        Error::ShuttingDown => text(
+            Code::Unavailable,
+            "this replica is about to end: run it again, it goes on from here",
+        ),
         Error::ConcurrentUpdate => {
             text(Code::Aborted, "lost a race against other changes; nothing was done: retry")
         }

@@ -246,12 +246,7 @@ impl Kms for AwsKms {
         context: &EncryptionContext,
         wrapped: &WrappedDataKey,
     ) -> Result<KeyMaterial, KmsError> {
-        if context.data_key != wrapped.id {
-            return Err(KmsError::WrongCiphertext("another data key than asked for"));
-        }
-        if !(1..=MAX_BLOB_BYTES).contains(&wrapped.blob.len()) {
-            return Err(KmsError::WrongCiphertext("no blob of KMS has this length"));
-        }
+        check(context, wrapped)?;
         let call = async {
             self.client
                 .decrypt()
@@ -271,6 +266,50 @@ impl Kms for AwsKms {
         KeyMaterial::take(&mut plaintext)
             .map_err(|_| KmsError::WrongCiphertext("it holds no 256-bit key"))
     }
+
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedDataKey,
+    ) -> Result<WrappedDataKey, KmsError> {
+        check(context, wrapped)?;
+        let call = async {
+            self.client
+                .re_encrypt()
+                .source_key_id(self.key_of(wrapped))
+                .source_encryption_algorithm(EncryptionAlgorithmSpec::SymmetricDefault)
+                .set_source_encryption_context(pairs(context))
+                .destination_key_id(self.key.as_str())
+                .destination_encryption_algorithm(EncryptionAlgorithmSpec::SymmetricDefault)
+                .set_destination_encryption_context(pairs(context))
+                .ciphertext_blob(Blob::new(wrapped.blob.clone()))
+                .send()
+                .await
+                .map_err(|error| classify::rewrap(&error))
+        };
+        let answer = self.bounded(call).await?;
+        match (answer.ciphertext_blob.map(Blob::into_inner), answer.key_id) {
+            (Some(blob), Some(kms_key_id)) if (1..=MAX_BLOB_BYTES).contains(&blob.len()) => {
+                Ok(WrappedDataKey { blob, kms_key_id, ..wrapped.clone() })
+            }
+            _ => Err(KmsError::Transient("the answer holds no data key")),
+        }
+    }
+
+    fn key_name(&self) -> &str {
+        self.key.as_str()
+    }
+}
+
+/// Refuses what KMS would refuse, without a call.
+fn check(context: &EncryptionContext, wrapped: &WrappedDataKey) -> Result<(), KmsError> {
+    if context.data_key != wrapped.id {
+        return Err(KmsError::WrongCiphertext("another data key than asked for"));
+    }
+    if !(1..=MAX_BLOB_BYTES).contains(&wrapped.blob.len()) {
+        return Err(KmsError::WrongCiphertext("no blob of KMS has this length"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

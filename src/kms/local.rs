@@ -23,6 +23,8 @@ use crate::domain::{KeyMaterial, Timestamp, WrappedDataKey};
 const KEY_BYTES: usize = 32;
 const BLOB_VERSION: u8 = 1;
 
+const FAILED: KmsError = KmsError::Transient("the cryptographic library failed");
+
 /// What a local data key carries as `kms_key_id`.
 const KEY_ID: &str = "local";
 
@@ -43,6 +45,17 @@ impl LocalKms {
         RandomizedNonceKey::new(&AES_256_GCM, key.expose())
             .map(Self)
             .map_err(|_| LocalKmsError::Crypto)
+    }
+
+    fn wrap(&self, context: &EncryptionContext, key: &[u8]) -> Result<Vec<u8>, KmsError> {
+        // As large as it gets, so that it never moves and leaves a copy behind.
+        let mut in_out = Zeroizing::new(Vec::with_capacity(KEY_BYTES + AES_256_GCM.tag_len()));
+        in_out.extend_from_slice(key);
+        let nonce = self
+            .0
+            .seal_in_place_append_tag(associated_data(context), &mut *in_out)
+            .map_err(|_| FAILED)?;
+        Ok([&[BLOB_VERSION], nonce.as_ref().as_slice(), &in_out].concat())
     }
 
     fn open(&self, context: &EncryptionContext, blob: &[u8]) -> Option<KeyMaterial> {
@@ -78,15 +91,9 @@ impl Kms for LocalKms {
         context: &EncryptionContext,
         now: Timestamp,
     ) -> Result<WrappedDataKey, KmsError> {
-        const FAILED: KmsError = KmsError::Transient("the cryptographic library failed");
-        let mut in_out = Zeroizing::new(Vec::with_capacity(KEY_BYTES + AES_256_GCM.tag_len()));
-        in_out.resize(KEY_BYTES, 0);
-        rand::fill(&mut in_out).map_err(|_| FAILED)?;
-        let nonce = self
-            .0
-            .seal_in_place_append_tag(associated_data(context), &mut *in_out)
-            .map_err(|_| FAILED)?;
-        let blob = [&[BLOB_VERSION], nonce.as_ref().as_slice(), &in_out].concat();
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        rand::fill(&mut *key).map_err(|_| FAILED)?;
+        let blob = self.wrap(context, &*key)?;
         let (id, kms_key_id) = (context.data_key, KEY_ID.to_owned());
         Ok(WrappedDataKey { id, blob, kms_key_id, create_time: now })
     }
@@ -102,6 +109,21 @@ impl Kms for LocalKms {
         self.open(context, &wrapped.blob).ok_or(KmsError::WrongCiphertext(
             "the blob, its encryption context or the local key is wrong",
         ))
+    }
+
+    /// There is but one key: the blob is only another one.
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedDataKey,
+    ) -> Result<WrappedDataKey, KmsError> {
+        let key = self.decrypt(context, wrapped).await?;
+        let blob = self.wrap(context, key.expose())?;
+        Ok(WrappedDataKey { blob, kms_key_id: KEY_ID.to_owned(), ..wrapped.clone() })
+    }
+
+    fn key_name(&self) -> &str {
+        KEY_ID
     }
 }
 
@@ -155,6 +177,22 @@ mod tests {
         let one = kms.decrypt(&context(), &one).await.unwrap();
         let two = kms.decrypt(&context(), &two).await.unwrap();
         assert_ne!(one.expose(), two.expose());
+    }
+
+    #[tokio::test]
+    async fn wrapped_anew_it_is_the_same_key_in_the_same_context() {
+        let directory = tempfile::tempdir().unwrap();
+        let kms = LocalKms::open_or_create(&directory.path().join("kek")).unwrap();
+        let one = kms.generate_data_key(&context(), now()).await.unwrap();
+        let two = kms.rewrap(&context(), &one).await.unwrap();
+        assert_ne!(one.blob, two.blob);
+        assert_eq!((two.id, two.create_time), (one.id, one.create_time));
+        let key = kms.decrypt(&context(), &one).await.unwrap();
+        assert_eq!(kms.decrypt(&context(), &two).await.unwrap().expose(), key.expose());
+        let workspace = WorkspaceId::parse("ws_2").unwrap();
+        let other = EncryptionContext { workspace, ..context() };
+        assert!(kms.rewrap(&other, &one).await.is_err());
+        assert!(kms.decrypt(&other, &two).await.is_err());
     }
 
     #[tokio::test]

@@ -71,4 +71,15 @@ pub trait Kms: Send + Sync + 'static {
         context: &EncryptionContext,
         wrapped: &WrappedDataKey,
     ) -> Result<KeyMaterial, KmsError>;
+
+    /// Wraps a data key anew, with the key-encryption key that wraps new ones.
+    /// Its plaintext does not leave the KMS. Id and time stay.
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedDataKey,
+    ) -> Result<WrappedDataKey, KmsError>;
+
+    /// The key-encryption key that wraps new data keys, as it was configured.
+    fn key_name(&self) -> &str;
 }

@@ -3,7 +3,7 @@
 //! | Call | Lines |
 //! |---|---|
 //! | Create, Get, Update, Delete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
-//! | List, and each call of KeyService | one, without a secret |
+//! | List, and each call of KeyService | one, without a secret; two of Reencrypt and Rewrap, with outcome `started` and at the end |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
@@ -21,7 +21,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `describe_keys`, `rotate_data_key` or `shred` |
+//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -131,6 +131,10 @@ pub enum Action {
     DescribeKeys,
     /// RotateDataKey.
     RotateDataKey,
+    /// ReencryptWorkspace.
+    Reencrypt,
+    /// RewrapDataKeys.
+    RewrapDataKeys,
     /// ShredWorkspace.
     Shred,
 }
@@ -149,6 +153,8 @@ impl Action {
             Self::Resolve => "resolve",
             Self::DescribeKeys => "describe_keys",
             Self::RotateDataKey => "rotate_data_key",
+            Self::Reencrypt => "reencrypt",
+            Self::RewrapDataKeys => "rewrap_data_keys",
             Self::Shred => "shred",
         }
     }

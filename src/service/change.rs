@@ -117,7 +117,11 @@ impl Secrets {
         task.await.unwrap_or(Err(Error::Internal("the change ended early")))
     }
 
-    async fn attempts<C: Change>(&self, caller: &Caller, change: &mut C) -> Result<Changed, Error> {
+    async fn attempts<C: Change>(
+        self: &Arc<Self>,
+        caller: &Caller,
+        change: &mut C,
+    ) -> Result<Changed, Error> {
         change.authorize(&self.grants(caller, change.workspace()))?;
         for _ in 0..ATTEMPTS {
             // In this order: a snapshot that shows what the same request did
@@ -127,9 +131,15 @@ impl Secrets {
             if let Some((id, outcome)) = change.request_id().zip(remembered) {
                 return self.replay(caller, change, snapshot.active, id, outcome).await;
             }
+            let active = snapshot.active.clone();
             match change.attempt(self, caller, snapshot).await {
                 Err(Error::ConcurrentUpdate) => {}
-                outcome => return outcome,
+                outcome => {
+                    if let (Ok(Changed::Stored(..)), Some(active)) = (&outcome, active) {
+                        self.rotate_if_due(caller, change.workspace(), active);
+                    }
+                    return outcome;
+                }
             }
         }
         Err(Error::ConcurrentUpdate)
@@ -213,23 +223,34 @@ impl Secrets {
         metadata: &SecretMetadata,
         payload: &Payload<V>,
     ) -> Result<Operation, Error> {
+        let revision = metadata.value_revision;
+        let bytes = self.seal_at(workspace, key, metadata, revision, payload)?;
+        Ok(Operation {
+            key: Key::value(&metadata.name),
+            expect: None,
+            write: Write::Put(Record { revision, bytes }),
+        })
+    }
+
+    /// A value sealed for this revision.
+    pub(super) fn seal_at<V: Borrow<Plaintext>>(
+        &self,
+        workspace: &WorkspaceId,
+        key: &DataKey,
+        metadata: &SecretMetadata,
+        revision: Revision,
+        payload: &Payload<V>,
+    ) -> Result<Vec<u8>, Error> {
         let binding = Binding {
             environment: &self.environment,
             workspace,
             uid: metadata.uid,
             name: &metadata.name,
-            revision: metadata.value_revision,
+            revision,
         };
         let record = envelope::seal(key, &binding, payload)
             .map_err(|_| Error::Internal("no randomness from the operating system"))?;
-        Ok(Operation {
-            key: Key::value(&metadata.name),
-            expect: None,
-            write: Write::Put(Record {
-                revision: metadata.value_revision,
-                bytes: record.into_bytes(),
-            }),
-        })
+        Ok(record.into_bytes())
     }
 
     /// Commits, unless the audit stream is in trouble. A race may be lost also

@@ -108,6 +108,12 @@ pub enum Error {
     /// The secret was changed since the etag was read.
     #[error("etag mismatch")]
     EtagMismatch,
+    /// Whoever called has gone.
+    #[error("cancelled")]
+    Cancelled,
+    /// This replica is about to end.
+    #[error("shutting down")]
+    ShuttingDown,
     /// Lost a race; nothing was done.
     #[error("concurrent update")]
     ConcurrentUpdate,
@@ -187,6 +193,8 @@ impl Error {
             Error::VersionNotFound { .. } => "VERSION_NOT_FOUND",
             Error::Exists(_) => "SECRET_EXISTS",
             Error::EtagMismatch => "ETAG_MISMATCH",
+            Error::Cancelled => "CANCELLED",
+            Error::ShuttingDown => "SHUTTING_DOWN",
             Error::ConcurrentUpdate => "CONCURRENT_UPDATE",
             Error::RequestIdReused => "REQUEST_ID_REUSED",
             Error::Unresolved(_) => "SECRETS_UNRESOLVED",
@@ -211,7 +219,9 @@ impl Error {
             // The KMS negative cache holds for 2 s, the store reconnects
             // within 1 s.
             Error::KmsUnavailable(_) => Some(Duration::from_secs(2)),
-            Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
+            Error::StoreUnavailable(_) | Error::AuditUnavailable | Error::ShuttingDown => {
+                Some(Duration::from_secs(1))
+            }
             Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
             _ => None,
         }

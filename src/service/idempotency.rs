@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{Owner, RequestId, Timestamp, WorkspaceId},
-    envelope::{self, DataKey},
+    envelope::{self, DataKey, KeyError},
     store::{
         Batch, Commit,
         codec::{self, Fingerprint},
@@ -84,7 +84,15 @@ impl Secrets {
         let key = match remembered.fingerprint.data_key {
             Some(id) => {
                 let active = active.as_ref().map(|active| &active.wrapped);
-                Some(self.keyring.for_open(change.workspace(), id, active).await?)
+                match self.keyring.for_open(change.workspace(), id, active).await {
+                    Ok(key) => Some(key),
+                    // It was destroyed before the request was forgotten: whether
+                    // this is the same request can no longer be told.
+                    Err(KeyError::Missing) if active.is_some() => {
+                        return Err(Error::RequestIdReused);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             None => None,
         };

@@ -1,14 +1,23 @@
 //! Administration of data keys; one file per operation. Role: `operator`.
 
 mod describe;
+mod due;
+mod job;
+mod moving;
+mod reencrypt;
+mod rewrap;
 mod rotate;
 mod shred;
 
 pub use describe::{DescribeWorkspaceKeys, WorkspaceKeys};
+pub use due::Rotation;
+pub use job::Steps;
+pub use reencrypt::{KeyFate, ReencryptFailure, ReencryptWorkspace, Reencrypted};
+pub use rewrap::{RewrapDataKeys, RewrapFailure, Rewrapped};
 pub use rotate::RotateDataKey;
 pub use shred::{ShredWorkspace, ShreddedWorkspace};
 
-use super::{Error, Grants};
+use super::{AuditEvent, Error, Grants, Secrets};
 
 /// Most data keys of a workspace: each costs a KMS call per quarter of an hour
 /// where its records are read.

@@ -30,7 +30,9 @@ pub use delete::DeleteSecret;
 pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use keys::{
-    DescribeWorkspaceKeys, RotateDataKey, ShredWorkspace, ShreddedWorkspace, WorkspaceKeys,
+    DescribeWorkspaceKeys, KeyFate, ReencryptFailure, ReencryptWorkspace, Reencrypted,
+    RewrapDataKeys, RewrapFailure, Rewrapped, RotateDataKey, Rotation, ShredWorkspace,
+    ShreddedWorkspace, Steps, WorkspaceKeys,
 };
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
@@ -58,12 +60,14 @@ pub struct Limits {
     pub max_secrets_per_workspace: u64,
     /// Earlier values kept of each user-managed secret.
     pub max_versions: usize,
+    /// When data keys are rotated by themselves.
+    pub rotation: Rotation,
 }
 
 impl Default for Limits {
-    /// 10,000 and 10.
+    /// 10,000 and 10, and no rotation.
     fn default() -> Self {
-        Self { max_secrets_per_workspace: 10_000, max_versions: 10 }
+        Self { max_secrets_per_workspace: 10_000, max_versions: 10, rotation: Rotation::default() }
     }
 }
 

@@ -86,6 +86,19 @@ impl Secrets {
         keys.open_value(stored, value).await
     }
 
+    /// Opens a value that is bound to this revision.
+    pub(super) async fn open_at(
+        &self,
+        workspace: &WorkspaceId,
+        metadata: &SecretMetadata,
+        revision: Revision,
+        value: Record,
+        active: Option<ActiveKey>,
+    ) -> Result<Payload, Error> {
+        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        keys.open_at(metadata, revision, Some(value)).await
+    }
+
     /// Opens one earlier value, to make it the newest.
     pub(super) async fn reopen_earlier(
         &self,

@@ -126,7 +126,9 @@ impl Change for RollbackSecret {
             expire_time: current.expire_time,
             value: &earlier.value,
         };
-        let mut operations = secrets.keep_version(&mut metadata, old, value);
+        let moving = secrets.moving(&self.workspace, value.as_ref(), key.id()).await?;
+        let mut operations = Vec::from_iter(moving);
+        operations.extend(secrets.keep_version(&mut metadata, old, value));
         operations.extend([
             secrets.sealed(&self.workspace, &key, &metadata, &payload)?,
             key_unchanged,

@@ -176,6 +176,8 @@ impl Change for UpdateSecret {
                 false => None,
             };
             if self.value.is_some() {
+                let moving = secrets.moving(&self.workspace, value.as_ref(), key.id());
+                operations.extend(moving.await?);
                 operations.extend(secrets.keep_version(&mut metadata, &stored.metadata, value));
             }
             let old = old.as_ref().map(|old| &old.value);

@@ -4,6 +4,7 @@
 //! memory, files and command stream.
 
 mod faults;
+mod keys;
 mod refusals;
 
 use std::{
@@ -290,6 +291,7 @@ fn rollback(workspace: &str, version: u64) -> RollbackSecretRequest {
 async fn values_and_data_keys_are_nowhere() {
     let mut stage = Stage::set().await;
     successes(&mut stage).await;
+    keys::provoke(&mut stage).await;
     refusals::provoke(&mut stage).await;
     faults::provoke(&mut stage).await;
 

@@ -70,6 +70,8 @@ impl Grpcurl {
     }
 }
 
+const KEY_SERVICE: &str = "workflowsecrets.v1.KeyService";
+
 /// Codes of gRPC.
 const NOT_FOUND: i32 = 5;
 const PERMISSION_DENIED: i32 = 7;
@@ -183,16 +185,22 @@ async fn reflection_and_health_are_open_to_all() {
     for caller in [None, Some("stranger")] {
         let listed = grpcurl.run(caller, &["list"], "").await;
         let services: Vec<_> = listed.stdout.lines().collect();
-        let expected =
-            ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", SERVICE];
+        let expected = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+            KEY_SERVICE,
+            SERVICE,
+        ];
         assert_eq!(services, expected, "{}", listed.stderr);
 
         let health = grpcurl.run(caller, &["grpc.health.v1.Health/Check"], "").await;
         assert!(health.stdout.contains("\"SERVING\""), "{}", health.stderr);
-        let service = format!(r#"{{"service": "{SERVICE}"}}"#);
-        let health =
-            grpcurl.run(caller, &["-d", &service, "grpc.health.v1.Health/Check"], "").await;
-        assert!(health.stdout.contains("\"SERVING\""), "{}", health.stderr);
+        for service in [SERVICE, KEY_SERVICE] {
+            let service = format!(r#"{{"service": "{service}"}}"#);
+            let check = ["-d", &service, "grpc.health.v1.Health/Check"];
+            let health = grpcurl.run(caller, &check, "").await;
+            assert!(health.stdout.contains("\"SERVING\""), "{}", health.stderr);
+        }
     }
 
     let methods = grpcurl.run(None, &[&format!("list {SERVICE}")], "").await;
@@ -235,6 +243,8 @@ async fn reflection_answers_in_its_newer_version_too() {
     let Some(MessageResponse::ListServicesResponse(listed)) = answer else { panic!("{answer:?}") };
     let mut services: Vec<_> = listed.service.iter().map(|service| service.name.as_str()).collect();
     services.sort_unstable();
-    assert_eq!(services, ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", SERVICE]);
+    let expected =
+        ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", KEY_SERVICE, SERVICE];
+    assert_eq!(services, expected);
     assert!(answers.message().await.unwrap().is_none());
 }

@@ -48,6 +48,17 @@ pub(crate) async fn contract(kms: &dyn Kms) {
     let second = kms.decrypt(&context(), &second).await.unwrap();
     assert_ne!(key.expose(), second.expose());
 
+    // Wrapped anew it is the same key, in the same context only.
+    let anew = kms.rewrap(&context(), &wrapped).await.unwrap();
+    assert_ne!(anew.blob, wrapped.blob);
+    assert_eq!((anew.id, anew.create_time), (wrapped.id, wrapped.create_time));
+    assert_eq!(kms.decrypt(&context(), &anew).await.unwrap().expose(), key.expose());
+    let workspace = WorkspaceId::parse("ws_2").unwrap();
+    let elsewhere = EncryptionContext { workspace, ..context() };
+    assert_wrong(kms.decrypt(&elsewhere, &anew).await);
+    let refused = kms.rewrap(&elsewhere, &wrapped).await.err();
+    assert!(matches!(refused, Some(KmsError::WrongCiphertext(_))), "{refused:?}");
+
     let environment = Environment::parse("prod").unwrap();
     assert_wrong(kms.decrypt(&EncryptionContext { environment, ..context() }, &wrapped).await);
     let workspace = WorkspaceId::parse("ws_2").unwrap();
@@ -64,7 +75,7 @@ pub(crate) async fn contract(kms: &dyn Kms) {
 async fn keeps_the_contract() {
     let endpoint = KmsEndpoint::start().await;
     contract(&endpoint.kms(&endpoint.create_key())).await;
-    assert_eq!((endpoint.generates(), endpoint.decrypts()), (2, 6));
+    assert_eq!((endpoint.generates(), endpoint.decrypts(), endpoint.rewraps()), (2, 8, 2));
 }
 
 #[tokio::test]
@@ -127,6 +138,43 @@ async fn a_previous_key_unwraps_what_it_wrapped() {
     assert_eq!(wrapped.kms_key_id, new);
     kms.decrypt(&context(), &wrapped).await.unwrap();
     assert_eq!(endpoint.calls().last().unwrap().key_id, "alias/secrets");
+}
+
+#[tokio::test]
+async fn what_a_previous_key_wrapped_is_wrapped_anew_with_the_new_one() {
+    let endpoint = KmsEndpoint::start().await;
+    let (old, new) = (endpoint.create_key(), endpoint.create_key());
+    let wrapped = endpoint.kms(&old).generate_data_key(&context(), now()).await.unwrap();
+    let before = endpoint.kms(&old).decrypt(&context(), &wrapped).await.unwrap();
+    endpoint.set_alias("alias/secrets", &new);
+    let config = || AwsKmsConfig::new(KmsKeyId::parse("alias/secrets").unwrap());
+    let previous_keys = vec![PreviousKey::parse(&old).unwrap()];
+    let kms = endpoint.kms_with(AwsKmsConfig { previous_keys, ..config() });
+    assert_eq!(kms.key_name(), "alias/secrets");
+    let anew = kms.rewrap(&context(), &wrapped).await.unwrap();
+    assert_eq!(anew.kms_key_id, new);
+    let call = endpoint.calls().pop().unwrap();
+    assert_eq!((call.operation.as_str(), call.key_id.as_str()), ("ReEncrypt", old.as_str()));
+    assert_eq!(
+        (call.destination.as_str(), call.algorithm.as_str()),
+        ("alias/secrets", "SYMMETRIC_DEFAULT")
+    );
+    assert_eq!(call.context.len(), 4, "on both sides");
+    // From then on the old key is not needed.
+    let kms = endpoint.kms_with(config());
+    endpoint.set_state(&old, crate::support::kms_endpoint::KeyState::Disabled);
+    let after = kms.decrypt(&context(), &anew).await.unwrap();
+    assert_eq!(before.expose(), after.expose());
+    // What is not known to have wrapped it cannot take it over.
+    let refused = kms.rewrap(&context(), &wrapped).await.err();
+    assert!(matches!(refused, Some(KmsError::WrongCiphertext(_))), "{refused:?}");
+
+    let before = endpoint.rewraps();
+    let id = DataKeyId::from_bytes([9; 16]);
+    let renamed = WrappedDataKey { id, ..anew.clone() };
+    assert!(kms.rewrap(&context(), &renamed).await.is_err());
+    assert!(kms.rewrap(&context(), &WrappedDataKey { blob: vec![], ..anew }).await.is_err());
+    assert_eq!(endpoint.rewraps(), before, "no call is made for what cannot be right");
 }
 
 #[tokio::test]

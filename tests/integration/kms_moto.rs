@@ -95,6 +95,11 @@ async fn moto_agrees() {
     let kms = moto.kms("alias/secrets", &[old]);
     kms.decrypt(&context(), &wrapped).await.unwrap();
     assert_eq!(&kms.generate_data_key(&context(), now()).await.unwrap().kms_key_id, new);
+    let anew = kms.rewrap(&context(), &wrapped).await.unwrap();
+    assert_eq!(&anew.kms_key_id, new);
+    let before = kms.decrypt(&context(), &wrapped).await.unwrap();
+    let after = moto.kms("alias/secrets", &[]).decrypt(&context(), &anew).await.unwrap();
+    assert_eq!(before.expose(), after.expose());
 
     let mut blob = wrapped.blob.clone();
     *blob.last_mut().unwrap() ^= 1;

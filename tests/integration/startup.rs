@@ -49,6 +49,8 @@ async fn all_faults_are_named_at_once() {
             ["--kms-endpoint", "localhost:4566"],
             ["--max-secrets-per-workspace", "-"],
             ["--max-versions", "-"],
+            ["--rotate-data-keys-after", "yearly"],
+            ["--rotate-data-keys-after-changes", "many"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
             ["--log", "a=b=c"],
@@ -79,6 +81,8 @@ async fn all_faults_are_named_at_once() {
             "--kms-endpoint: must",
             "--max-secrets-per-workspace: must",
             "--max-versions: must",
+            "--rotate-data-keys-after: must",
+            "--rotate-data-keys-after-changes: must",
             "--drain-delay: must",
             "--log: must",
             "--log-format: must",
@@ -99,7 +103,7 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 14] = [
+const FAULTY: [Setting<'_>; 16] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
@@ -113,10 +117,12 @@ const FAULTY: [Setting<'_>; 14] = [
     ["--kms-region", ""],
     ["--max-secrets-per-workspace", "0"],
     ["--max-versions", "101"],
+    ["--rotate-data-keys-after", "59m"],
+    ["--rotate-data-keys-after-changes", "999"],
     ["--otlp-endpoint", "http://x:y"],
 ];
 
-const FAULTS: [&str; 17] = [
+const FAULTS: [&str; 19] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -133,6 +139,8 @@ const FAULTS: [&str; 17] = [
     "--kms-previous-key: must",
     "--max-secrets-per-workspace: must be a number of secrets, at least 1",
     "--max-versions: must be a number of earlier values, at most 100",
+    "--rotate-data-keys-after: must be 0s or at least 1h",
+    "--rotate-data-keys-after-changes: must be a number of changes, 0 or at least 1000",
     "--otlp-endpoint: must",
 ];
 

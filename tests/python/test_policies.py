@@ -1,4 +1,4 @@
-"""The AWS policies grant the service its two calls, in its context only."""
+"""The AWS policies grant the service its calls, in its context only."""
 
 import re
 import unittest
@@ -52,9 +52,20 @@ def allows(condition, context):
 class Policies(unittest.TestCase):
     def test_the_service_may_make_the_calls_it_makes_and_no_other(self):
         source = "".join(path.read_text() for path in (ROOT / "src/kms").rglob("*.rs"))
-        calls = set(re.findall(r"self\s*\.client\s*\.(\w+)\(\)\s*\.key_id\(", source))
-        actions = sorted("kms:" + call.title().replace("_", "") for call in calls)
-        self.assertEqual(actions, ["kms:Decrypt", "kms:GenerateDataKeyWithoutPlaintext"])
+        calls = re.findall(r"self\s*\.client\s*\.(\w+)\(\)\s*\.(?:source_)?key_id\(", source)
+        actions = {"kms:" + call.title().replace("_", "") for call in calls}
+        # One call, two permissions: on the key it comes from, and on its new one.
+        self.assertIn("kms:ReEncrypt", actions)
+        actions = sorted(actions - {"kms:ReEncrypt"} | {"kms:ReEncryptFrom", "kms:ReEncryptTo"})
+        self.assertEqual(
+            actions,
+            [
+                "kms:Decrypt",
+                "kms:GenerateDataKeyWithoutPlaintext",
+                "kms:ReEncryptFrom",
+                "kms:ReEncryptTo",
+            ],
+        )
         for path in (KEY_POLICY, IAM_POLICY):
             use = statements(path)["WrapAndUnwrapDataKeysInContext"]
             self.assertEqual(sorted(use["Action"]), actions)

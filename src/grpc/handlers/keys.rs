@@ -1,12 +1,29 @@
 //! KeyService.
 
+use std::pin::Pin;
+
+use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::Handlers;
 use crate::{
     grpc::{convert::keys as convert, proto},
-    service::audit::Action,
+    service::{Steps, audit::Action},
 };
+
+/// The steps of a job, as tonic sends them.
+type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn told<S, T>(steps: Steps<S>, convert: fn(S) -> T) -> Told<T>
+where
+    S: Send + 'static,
+    T: 'static,
+{
+    Box::pin(stream::unfold(steps, move |mut steps| async move {
+        let step = steps.recv().await?;
+        Some((step.map(convert).map_err(Status::from), steps))
+    }))
+}
 
 #[tonic::async_trait]
 impl proto::key_service_server::KeyService for Handlers {
@@ -47,6 +64,42 @@ impl proto::key_service_server::KeyService for Handlers {
         self.call(Action::Shred, request, convert::shred, |secrets, caller, command| async move {
             secrets.shred(&caller, command).await.map(convert::shredded)
         })
+        .await
+    }
+
+    type ReencryptWorkspaceStream = Told<proto::ReencryptWorkspaceResponse>;
+
+    async fn reencrypt_workspace(
+        &self,
+        request: Request<proto::ReencryptWorkspaceRequest>,
+    ) -> Result<Response<Self::ReencryptWorkspaceStream>, Status> {
+        self.call(
+            Action::Reencrypt,
+            request,
+            convert::reencrypt,
+            |secrets, caller, command| async move {
+                let steps = secrets.reencrypt(&caller, command).await?;
+                Ok(told(steps, convert::reencrypted))
+            },
+        )
+        .await
+    }
+
+    type RewrapDataKeysStream = Told<proto::RewrapDataKeysResponse>;
+
+    async fn rewrap_data_keys(
+        &self,
+        request: Request<proto::RewrapDataKeysRequest>,
+    ) -> Result<Response<Self::RewrapDataKeysStream>, Status> {
+        self.call(
+            Action::RewrapDataKeys,
+            request,
+            convert::rewrap,
+            |secrets, caller, command| async move {
+                let steps = secrets.rewrap_data_keys(&caller, command).await?;
+                Ok(told(steps, convert::rewrapped))
+            },
+        )
         .await
     }
 }

@@ -10,6 +10,7 @@ use aws_sdk_kms::{
     operation::{
         RequestId as _, decrypt::DecryptError,
         generate_data_key_without_plaintext::GenerateDataKeyWithoutPlaintextError,
+        re_encrypt::ReEncryptError,
     },
 };
 
@@ -26,6 +27,11 @@ const STATE: KmsError = KmsError::KeyUnusable(
 );
 const NOT_FOUND: KmsError = KmsError::KeyUnusable("no such key in this account and region");
 const USAGE: KmsError = KmsError::KeyUnusable("the key is not a symmetric encryption key");
+
+const WRONG_KEY: KmsError =
+    KmsError::WrongCiphertext("another key wrapped it (is that key among the previous keys?)");
+const WRONG_BLOB: KmsError =
+    KmsError::WrongCiphertext("the blob or its encryption context is wrong");
 
 pub(super) fn generate(error: &SdkError<GenerateDataKeyWithoutPlaintextError>) -> KmsError {
     use GenerateDataKeyWithoutPlaintextError as E;
@@ -59,15 +65,33 @@ pub(super) fn decrypt(error: &SdkError<DecryptError>) -> KmsError {
         Some(E::KmsInvalidStateException(_)) => STATE,
         Some(E::NotFoundException(_)) => NOT_FOUND,
         Some(E::InvalidKeyUsageException(_)) => USAGE,
-        Some(E::IncorrectKeyException(_)) => KmsError::WrongCiphertext(
-            "another key wrapped it (is that key among the previous keys?)",
-        ),
-        Some(E::InvalidCiphertextException(_)) => {
-            KmsError::WrongCiphertext("the blob or its encryption context is wrong")
-        }
+        Some(E::IncorrectKeyException(_)) => WRONG_KEY,
+        Some(E::InvalidCiphertextException(_)) => WRONG_BLOB,
         Some(other) => by_code(other.code()),
     };
     log("Decrypt", kind, error.request_id());
+    kind
+}
+
+/// Either of two keys may be meant, and the answer does not say which.
+pub(super) fn rewrap(error: &SdkError<ReEncryptError>) -> KmsError {
+    use ReEncryptError as E;
+    let kind = match error.as_service_error() {
+        None => unanswered(error),
+        Some(
+            E::DependencyTimeoutException(_)
+            | E::KeyUnavailableException(_)
+            | E::KmsInternalException(_),
+        ) => INTERNAL,
+        Some(E::DisabledException(_)) => DISABLED,
+        Some(E::KmsInvalidStateException(_)) => STATE,
+        Some(E::NotFoundException(_)) => NOT_FOUND,
+        Some(E::InvalidKeyUsageException(_)) => USAGE,
+        Some(E::IncorrectKeyException(_)) => WRONG_KEY,
+        Some(E::InvalidCiphertextException(_)) => WRONG_BLOB,
+        Some(other) => by_code(other.code()),
+    };
+    log("ReEncrypt", kind, error.request_id());
     kind
 }
 

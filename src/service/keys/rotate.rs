@@ -57,18 +57,18 @@ impl Secrets {
     }
 
     /// Puts a new data key in the place of this one, unless the audit stream is
-    /// in trouble.
+    /// in trouble. Of calls at once one does it; it is told so.
     pub(super) async fn next_data_key(
         &self,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let keys = self.store.keys(workspace, Key::DATA_KEY, MAX_DATA_KEYS).await?;
         if keys.len() == MAX_DATA_KEYS {
             return Err(Error::TooManyDataKeys);
         }
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
-        self.keyring.rotate(workspace, replaced).await?;
-        Ok(())
+        let (_, started) = self.keyring.rotate(workspace, replaced).await?;
+        Ok(started)
     }
 }

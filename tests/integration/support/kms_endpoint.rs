@@ -73,7 +73,10 @@ pub(crate) enum Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) operation: String,
+    /// Of ReEncrypt, the source.
     pub(crate) key_id: String,
+    /// Of ReEncrypt only.
+    pub(crate) destination: String,
     pub(crate) algorithm: String,
     pub(crate) context: BTreeMap<String, String>,
 }
@@ -186,6 +189,11 @@ impl KmsEndpoint {
         self.count(|operation| operation.starts_with("GenerateDataKey"))
     }
 
+    /// The same of ReEncrypt.
+    pub(crate) fn rewraps(&self) -> usize {
+        self.count(|operation| operation == "ReEncrypt")
+    }
+
     fn count(&self, is: impl Fn(&str) -> bool) -> usize {
         self.lock().calls.iter().filter(|call| is(&call.operation)).count()
     }
@@ -270,8 +278,9 @@ async fn handle(
         let mut state = inner.lock().unwrap();
         state.calls.push(Call {
             operation: operation.clone(),
-            key_id: body["KeyId"].as_str().unwrap_or_default().to_owned(),
-            algorithm: body["EncryptionAlgorithm"].as_str().unwrap_or_default().to_owned(),
+            key_id: text(&body, &["KeyId", "SourceKeyId"]),
+            destination: text(&body, &["DestinationKeyId"]),
+            algorithm: text(&body, &["EncryptionAlgorithm", "SourceEncryptionAlgorithm"]),
             context: context_of(&body),
         });
         state.in_flight += 1;
@@ -314,12 +323,46 @@ fn failure((status, name, message): Failure) -> Response<Body> {
     answer(status, json!({"__type": name, "message": message}).to_string())
 }
 
+/// The first of the fields that is there.
+fn text(body: &Value, fields: &[&str]) -> String {
+    fields.iter().find_map(|field| body[*field].as_str()).unwrap_or_default().to_owned()
+}
+
+/// Of ReEncrypt, the one for both sides; what differs shows as none.
 fn context_of(body: &Value) -> BTreeMap<String, String> {
-    serde_json::from_value(body["EncryptionContext"].clone()).unwrap_or_default()
+    let [source, destination] = ["SourceEncryptionContext", "DestinationEncryptionContext"];
+    let context = match (&body["EncryptionContext"], &body[source]) {
+        (Value::Null, source) if *source == body[destination] => source,
+        (one, _) => one,
+    };
+    serde_json::from_value(context.clone()).unwrap_or_default()
 }
 
 impl Inner {
+    /// From one key under another. Each must be usable, in its own context.
+    fn re_encrypt(&self, body: &Value) -> Result<Value, Failure> {
+        let context = |field: &str| -> BTreeMap<String, String> {
+            serde_json::from_value(body[field].clone()).unwrap_or_default()
+        };
+        let key = |field: &str| self.usable(body[field].as_str().unwrap_or_default());
+        let (source, destination) = (key("SourceKeyId")?, key("DestinationKeyId")?);
+        let blob = STANDARD.decode(body["CiphertextBlob"].as_str().unwrap_or_default());
+        let plaintext =
+            source.decrypt(&blob.unwrap_or_default(), &context("SourceEncryptionContext"))?;
+        let blob = destination.encrypt(&plaintext, &context("DestinationEncryptionContext"));
+        Ok(json!({
+            "CiphertextBlob": STANDARD.encode(blob),
+            "SourceKeyId": source.arn,
+            "KeyId": destination.arn,
+            "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+            "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+        }))
+    }
+
     fn call(&mut self, operation: &str, body: &Value) -> Result<Value, Failure> {
+        if operation == "ReEncrypt" {
+            return self.re_encrypt(body);
+        }
         let context = context_of(body);
         let key = self.usable(body["KeyId"].as_str().unwrap_or_default())?;
         match operation {

@@ -1,0 +1,32 @@
+//! Sealed values that are put elsewhere as they are.
+
+use crate::{
+    domain::{DataKeyId, WorkspaceId},
+    envelope::SealedRecord,
+    service::{Error, Secrets},
+    store::{Expect, Key, Operation, Record, Write},
+};
+
+impl Secrets {
+    /// What a commit must hold besides that puts a sealed value elsewhere as it
+    /// is: if a retired data key sealed it, a write of that key's record, so that
+    /// the key is not destroyed by who has not seen the value in its new place.
+    /// The commit must check in any case that `active` still is the active key.
+    pub(in crate::service) async fn moving(
+        &self,
+        workspace: &WorkspaceId,
+        value: Option<&Record>,
+        active: DataKeyId,
+    ) -> Result<Option<Operation>, Error> {
+        let sealed = value.and_then(|value| SealedRecord::parse(value.bytes.clone()).ok());
+        let id = sealed.map(|sealed| sealed.data_key_id()).filter(|id| *id != active);
+        let Some(id) = id else { return Ok(None) };
+        // Without a record, no key opens the value any more.
+        let [record] = self.read(workspace, [Key::data_key(id)]).await?;
+        Ok(record.map(|Record { revision, bytes }| Operation {
+            key: Key::data_key(id),
+            expect: Some(Expect::Revision(revision)),
+            write: Write::Put(Record { revision: revision.next(), bytes }),
+        }))
+    }
+}
