@@ -132,6 +132,8 @@ where
     let Ending { shutdown, stop, drain_delay, grace } = ending;
     let health = Health::default();
     let upkeep = tokio::spawn(upkeep(Arc::clone(&secrets), health.clone()));
+    let purge = Arc::clone(&secrets);
+    let purge = tokio::spawn(async move { purge.purge_without_end().await });
     let server = grpc::serve(
         Arc::clone(&secrets),
         &health,
@@ -150,6 +152,8 @@ where
     // The last tenth is for what remains to be written.
     let end = Instant::now() + grace;
     let deadline = end - grace / 10;
+    // A purge that is cut short is whole or not done.
+    purge.abort();
     upkeep.abort();
     // Or it may say SERVING once more.
     let _ = upkeep.await;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use super::Refusal;
+
 macro_rules! uids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -14,6 +16,16 @@ macro_rules! uids {
             /// A fresh one.
             pub fn random() -> Self {
                 Self(Uuid::new_v4())
+            }
+
+            /// From its text, as it is printed.
+            ///
+            /// # Errors
+            /// Any other text.
+            pub fn parse(text: &str) -> Result<Self, Refusal> {
+                let parsed = Uuid::try_parse(text).ok().map(Self);
+                let printed = parsed.filter(|uid| uid.to_string() == text);
+                printed.ok_or(Refusal::Malformed("must be a UUID in lower case, with hyphens"))
             }
 
             /// From its 16 bytes.

@@ -122,6 +122,8 @@ pub enum Error {
     QuotaExceeded {
         /// Secrets per workspace.
         limit: u64,
+        /// Of deleted ones that may come back.
+        deleted: bool,
     },
     /// The store has no room.
     #[error("store full")]

@@ -49,6 +49,7 @@ async fn all_faults_are_named_at_once() {
             ["--kms-endpoint", "localhost:4566"],
             ["--max-secrets-per-workspace", "-"],
             ["--max-versions", "-"],
+            ["--deleted-retention", "a week"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
             ["--log", "a=b=c"],
@@ -79,6 +80,7 @@ async fn all_faults_are_named_at_once() {
             "--kms-endpoint: must",
             "--max-secrets-per-workspace: must",
             "--max-versions: must",
+            "--deleted-retention: must",
             "--drain-delay: must",
             "--log: must",
             "--log-format: must",
@@ -99,7 +101,7 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 14] = [
+const FAULTY: [Setting<'_>; 15] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
@@ -113,10 +115,11 @@ const FAULTY: [Setting<'_>; 14] = [
     ["--kms-region", ""],
     ["--max-secrets-per-workspace", "0"],
     ["--max-versions", "101"],
+    ["--deleted-retention", "3651d"],
     ["--otlp-endpoint", "http://x:y"],
 ];
 
-const FAULTS: [&str; 17] = [
+const FAULTS: [&str; 18] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -133,6 +136,7 @@ const FAULTS: [&str; 17] = [
     "--kms-previous-key: must",
     "--max-secrets-per-workspace: must be a number of secrets, at least 1",
     "--max-versions: must be a number of earlier values, at most 100",
+    "--deleted-retention: must be at most 3650days",
     "--otlp-endpoint: must",
 ];
 
