@@ -96,6 +96,13 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn undelete_secret(
+        &self,
+        _: Request<proto::UndeleteSecretRequest>,
+    ) -> Result<Response<Secret>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn rollback_secret(
         &self,
         _: Request<proto::RollbackSecretRequest>,

@@ -137,6 +137,8 @@ where
     let health = Health::default();
     let upkeep = tokio::spawn(upkeep(Arc::clone(&secrets), health.clone()));
     let shredded = tokio::spawn(forget_shredded(Arc::clone(&secrets)));
+    let purge = Arc::clone(&secrets);
+    let purge = tokio::spawn(async move { purge.purge_without_end().await });
     let server = grpc::serve(
         Arc::clone(&secrets),
         &health,
@@ -157,6 +159,8 @@ where
     // The last tenth is for what remains to be written.
     let end = Instant::now() + grace;
     let deadline = end - grace / 10;
+    // A purge that is cut short is whole or not done.
+    purge.abort();
     upkeep.abort();
     shredded.abort();
     // Or it may say SERVING once more.

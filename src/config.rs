@@ -36,6 +36,8 @@ use crate::{
     telemetry::TelemetryConfig,
 };
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Which store.
 pub enum StoreConfig {
     /// Redis.
@@ -115,6 +117,10 @@ impl ServeConfig {
         );
         let max_versions = max_versions(f, &args.max_versions);
         let rotation = rotation(f, &args);
+        let deleted_retention = f.duration("--deleted-retention", &args.deleted_retention);
+        if deleted_retention.is_some_and(|kept| kept > 3_650 * DAY) {
+            f.0.push("--deleted-retention: must be at most 3650days".into());
+        }
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -137,6 +143,7 @@ impl ServeConfig {
                     max_secrets_per_workspace: max_secrets?.get().into(),
                     max_versions: max_versions?,
                     rotation: rotation?,
+                    deleted_retention: deleted_retention?,
                 },
                 grace: grace?,
                 drain_delay: drain_delay?,

@@ -160,6 +160,16 @@ pub struct ServeArgs {
     )]
     pub max_versions: String,
 
+    /// How long a deleted user-managed secret may come back, at most 3650days;
+    /// 0s deletes at once
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_DELETED_RETENTION",
+        value_name = "DURATION",
+        default_value = "7days"
+    )]
+    pub deleted_retention: String,
+
     /// Age from which a workspace's data key is replaced at its next change, at
     /// least 1h; 0s: never
     #[arg(

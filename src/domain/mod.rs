@@ -13,6 +13,6 @@ pub use names::{
     RequestId, RunId, SecretName, TraceId, WorkflowId, WorkspaceId,
 };
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
-pub use secret::{EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
+pub use secret::{DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
 pub use uid::{DataKeyId, SecretUid};

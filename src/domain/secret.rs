@@ -107,6 +107,17 @@ impl SecretMetadata {
     }
 }
 
+/// A secret that was deleted and may still come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedSecret {
+    /// What it was.
+    pub metadata: SecretMetadata,
+    /// When it was deleted.
+    pub delete_time: Timestamp,
+    /// From then on it is gone for good.
+    pub purge_time: Timestamp,
+}
+
 /// Opaque tag that changes with every change of a secret (AIP-154).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etag(String);

@@ -34,11 +34,11 @@ impl Timestamp {
     }
 
     /// So much later; `None` out of range.
-    pub fn later(self, by: std::time::Duration) -> Option<Self> {
-        let nanos = self.nanos + by.subsec_nanos();
-        let carry = i64::from(nanos / 1_000_000_000);
-        let seconds = self.seconds.checked_add_unsigned(by.as_secs())?.checked_add(carry)?;
-        Self::new(seconds, nanos % 1_000_000_000)
+    pub fn checked_add(self, by: Duration) -> Option<Self> {
+        let nanos = u64::from(self.nanos) + u64::from(by.subsec_nanos());
+        let (carry, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+        let by = i64::try_from(by.as_secs().checked_add(carry)?).ok()?;
+        Self::new(self.seconds.checked_add(by)?, u32::try_from(nanos).ok()?)
     }
 
     /// As the standard library counts; before the epoch counts as the epoch.
@@ -94,5 +94,25 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_add_up_and_stay_in_range() {
+        let time = |seconds, nanos| Timestamp::new(seconds, nanos).unwrap();
+        let later = time(-1, 999_999_999).checked_add(Duration::new(2, 1));
+        assert_eq!(later, Some(time(2, 0)));
+        let end = time(Timestamp::MAX_SECONDS, 0);
+        assert_eq!(
+            end.checked_add(Duration::from_nanos(999_999_999)),
+            Some(time(end.seconds, 999_999_999))
+        );
+        for too_much in [Duration::from_secs(1), Duration::MAX] {
+            assert_eq!(end.checked_add(too_much), None);
+        }
     }
 }

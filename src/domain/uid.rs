@@ -18,20 +18,19 @@ macro_rules! uids {
                 Self(Uuid::new_v4())
             }
 
+            /// From its text, as it is printed.
+            ///
+            /// # Errors
+            /// Any other text.
+            pub fn parse(text: &str) -> Result<Self, Refusal> {
+                let parsed = Uuid::try_parse(text).ok().map(Self);
+                let printed = parsed.filter(|uid| uid.to_string() == text);
+                printed.ok_or(Refusal::Malformed("must be a UUID in lower case, with hyphens"))
+            }
+
             /// From its 16 bytes.
             pub fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
-            }
-
-            /// From its text, in the one form in which it is written.
-            ///
-            /// # Errors
-            /// It has another form.
-            pub fn parse(text: &str) -> Result<Self, Refusal> {
-                let id = Uuid::try_parse(text).map(Self);
-                id.ok()
-                    .filter(|id| id.to_string() == text)
-                    .ok_or(Refusal::Malformed("must be a UUID in lower case with hyphens"))
             }
 
             /// Its 16 bytes.

@@ -6,7 +6,7 @@ mod lifecycle;
 
 use std::{mem, sync::Arc};
 
-pub(super) use self::lifecycle::{list_versions, rollback, versions};
+pub(super) use self::lifecycle::{list_versions, rollback, undelete, versions};
 use super::proto;
 use crate::{
     domain::{
@@ -174,6 +174,7 @@ pub(super) fn delete(message: proto::DeleteSecretRequest) -> Result<DeleteSecret
         workspace,
         name,
         etag,
+        permanent: message.permanent,
         request_id,
     });
     faults.finish(request)
@@ -188,6 +189,7 @@ pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Er
         page_size,
         page_token: message.page_token,
         show_system_managed: message.show_system_managed,
+        show_deleted: message.show_deleted,
     });
     faults.finish(request)
 }
@@ -216,7 +218,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
 }
 
 pub(super) fn secret(view: SecretView) -> proto::Secret {
-    let SecretView { workspace, metadata, etag } = view;
+    let SecretView { workspace, metadata, etag, deletion } = view;
     let (managed_by, owner) = match metadata.managed_by {
         ManagedBy::User => (proto::ManagedBy::User, None),
         ManagedBy::System(owner) => (
@@ -242,6 +244,8 @@ pub(super) fn secret(view: SecretView) -> proto::Secret {
         expire_time: metadata.expire_time.map(timestamp),
         created_by: metadata.created_by,
         updated_by: metadata.updated_by,
+        delete_time: deletion.map(|(delete_time, _)| timestamp(delete_time)),
+        purge_time: deletion.map(|(_, purge_time)| timestamp(purge_time)),
     }
 }
 

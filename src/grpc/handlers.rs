@@ -125,6 +125,21 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         .await
     }
 
+    async fn undelete_secret(
+        &self,
+        request: Request<proto::UndeleteSecretRequest>,
+    ) -> Result<Response<proto::Secret>, Status> {
+        self.call(
+            Action::Undelete,
+            request,
+            convert::undelete,
+            |secrets, caller, command| async move {
+                secrets.undelete(&caller, command).await.map(convert::secret)
+            },
+        )
+        .await
+    }
+
     async fn rollback_secret(
         &self,
         request: Request<proto::RollbackSecretRequest>,

@@ -147,15 +147,17 @@ fn describe(
             unresolved(details, metadata, names);
             (Code::FailedPrecondition, format!("{}; nothing was resolved", summary(names)))
         }
-        Error::QuotaExceeded { limit } => {
+        Error::QuotaExceeded { limit, deleted } => {
+            let (what, help) = match deleted {
+                false => ("secrets", "delete some first"),
+                true => ("deleted secrets that may come back", "delete permanently, or wait"),
+            };
             details.add_quota_failure_violation(
                 "workspace",
-                format!("at most {limit} secrets per workspace"),
+                format!("at most {limit} {what} per workspace"),
             );
-            (
-                Code::ResourceExhausted,
-                format!("the workspace holds {limit} secrets, its limit: delete some first"),
-            )
+            let message = format!("the workspace holds {limit} {what}, its limit: {help}");
+            (Code::ResourceExhausted, message)
         }
         Error::WorkspaceShredded => {
             text(Code::FailedPrecondition, "the workspace was destroyed for good: use another id")

@@ -2,7 +2,7 @@
 //!
 //! | Call | Lines |
 //! |---|---|
-//! | Create, Get, Update, Delete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
+//! | Create, Get, Update, Delete, Undelete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
 //! | List, and each call of KeyService | one, without a secret; two of Reencrypt and Rewrap, with outcome `started` and at the end |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
@@ -21,7 +21,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `resolve`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -119,6 +119,8 @@ pub enum Action {
     Update,
     /// DeleteSecret.
     Delete,
+    /// UndeleteSecret.
+    Undelete,
     /// RollbackSecret.
     Rollback,
     /// ListSecrets.
@@ -147,6 +149,7 @@ impl Action {
             Self::Get => "get",
             Self::Update => "update",
             Self::Delete => "delete",
+            Self::Undelete => "undelete",
             Self::Rollback => "rollback",
             Self::List => "list",
             Self::ListVersions => "list_versions",

@@ -257,15 +257,17 @@ impl Secrets {
     /// against the same request id.
     pub(super) async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<(), Error> {
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
+        let quota = batch.quota;
         match self.store.commit(workspace, batch).await? {
             Commit::Done => Ok(()),
             Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {
                 Err(Error::ConcurrentUpdate)
             }
             Commit::Shredded => Err(Error::WorkspaceShredded),
-            Commit::Full => {
-                Err(Error::QuotaExceeded { limit: self.limits.max_secrets_per_workspace })
-            }
+            Commit::Full => Err(Error::QuotaExceeded {
+                limit: quota.map_or(0, |quota| quota.max),
+                deleted: quota.is_some_and(|quota| quota.kind == Key::DELETED),
+            }),
         }
     }
 }

@@ -128,6 +128,8 @@ pub enum Error {
     QuotaExceeded {
         /// Secrets per workspace.
         limit: u64,
+        /// Of deleted ones that may come back.
+        deleted: bool,
     },
     /// The workspace was destroyed, and can never hold anything again.
     #[error("workspace shredded")]

@@ -44,6 +44,15 @@ impl<'a> Parts<'a> {
         self
     }
 
+    /// A field that is newer than the call: absent, it leaves no trace, so that
+    /// what was remembered before it came is still recognised.
+    pub(super) fn newer(self, field: &'a str, value: Option<&'a [u8]>) -> Self {
+        match value {
+            Some(value) => self.text(field).optional(Some(value)),
+            None => self,
+        }
+    }
+
     pub(super) fn time(mut self, time: Option<Timestamp>) -> Self {
         let bytes = time.map_or_else(Vec::new, |time| {
             [&time.seconds().to_be_bytes()[..], &time.nanos().to_be_bytes()[..]].concat()

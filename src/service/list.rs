@@ -1,8 +1,12 @@
 //! ListSecrets.
 
-use super::{Caller, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see};
+use std::collections::BTreeMap;
+
+use super::{
+    Caller, Deleted, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see,
+};
 use crate::{
-    domain::{ManagedBy, Refusal, SecretMetadata, SecretName, WorkspaceId},
+    domain::{ManagedBy, Refusal, SecretMetadata, SecretName, SecretUid, Timestamp, WorkspaceId},
     envelope,
     store::{Key, Record},
 };
@@ -38,6 +42,8 @@ pub struct ListSecrets {
     pub page_token: String,
     /// Also system-managed secrets.
     pub show_system_managed: bool,
+    /// Also deleted secrets that may come back.
+    pub show_deleted: bool,
 }
 
 /// A page of secrets, by name in byte order.
@@ -58,7 +64,7 @@ const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// Bytes that one secret may take in an answer besides its free texts: names,
 /// ids and times at their longest, and their tags.
-const FIXED_BYTES: usize = 700;
+const FIXED_BYTES: usize = 750;
 
 impl Secrets {
     /// Lists secrets without their values.
@@ -78,30 +84,31 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
-        let mut after = request.start(caller)?.as_ref().map(Key::metadata);
+        let now = self.clock.now();
+        let mut after = request.start(caller)?;
         let mut secrets: Vec<SecretView> = Vec::new();
         let mut bytes = 0;
         // One more than needed tells whether there is a next page.
         let mut limit = size + 1;
         loop {
-            let records = self.store.scan(workspace, Key::METADATA, after.as_ref(), limit).await?;
-            let exhausted = records.len() < limit;
-            for (key, record) in records {
-                after = Some(key.clone());
-                let Some(stored) = readable(&key, record) else { continue };
-                if !request.shows(&grants, &stored.metadata) {
+            let (found, exhausted) =
+                self.step(workspace, request.show_deleted, after.as_ref(), limit).await?;
+            for (place, view) in found {
+                after = Some(place);
+                let Some(view) = view else { continue };
+                if !request.shows(&grants, &view, now) {
                     continue;
                 }
                 if secrets.len() == *size || bytes >= PAGE_BYTES {
                     // The last one shown: a name passed over is told to nobody.
-                    let last = secrets.last().map(|secret| &secret.metadata.name);
+                    let last = secrets.last().map(Place::of);
                     let next_page_token = request.token(caller, last);
                     return Ok(Page { secrets, next_page_token });
                 }
-                let SecretMetadata { description, created_by, updated_by, .. } = &stored.metadata;
+                let SecretMetadata { description, created_by, updated_by, .. } = &view.metadata;
                 let texts = [description.as_str(), created_by, updated_by];
                 bytes += FIXED_BYTES + texts.map(str::len).iter().sum::<usize>();
-                secrets.push(SecretView::stored(workspace, stored.metadata, stored.revision));
+                secrets.push(view);
             }
             if exhausted {
                 if secrets.is_empty() {
@@ -113,22 +120,87 @@ impl Secrets {
             limit = STEP;
         }
     }
+
+    /// The next secrets in order, and whether these are the last. One that
+    /// cannot be read is `None`: a broken record must not hide all others.
+    async fn step(
+        &self,
+        workspace: &WorkspaceId,
+        show_deleted: bool,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<(BTreeMap<Place, Option<SecretView>>, bool), Error> {
+        let mut found = BTreeMap::new();
+        let mut exhausted = true;
+        // What lies beyond the end of the shorter scan is not known yet.
+        let mut known_up_to = None;
+        let kinds = [Some(Key::METADATA), show_deleted.then_some(Key::DELETED)];
+        for kind in kinds.into_iter().flatten() {
+            let after = after.map(|place| Key::from_stored(format!("{kind}{}", place.0)));
+            let records = self.store.scan(workspace, kind, after.as_ref(), limit).await?;
+            let full = records.len() >= limit;
+            let mut last = None;
+            for (key, record) in records {
+                let view = readable(workspace, &key, record);
+                if view.is_none() {
+                    tracing::error!(%key, "record of a secret corrupt: not listed");
+                }
+                let place = Place(key.as_str().get(kind.len()..).unwrap_or_default().to_owned());
+                last = Some(place.clone());
+                found.insert(place, view);
+            }
+            if full {
+                exhausted = false;
+                known_up_to = known_up_to.into_iter().chain(last).min();
+            }
+        }
+        if let Some(last) = known_up_to {
+            found.retain(|place, _| *place <= last);
+        }
+        Ok((found, exhausted))
+    }
 }
 
-/// Metadata that can be read. One broken record must not hide all others.
-fn readable(key: &Key, record: Record) -> Option<Stored> {
-    let name = SecretName::parse(key.as_str().strip_prefix(Key::METADATA)?).ok();
-    let stored = name.and_then(|name| Stored::decode(&name, Some(record)).ok().flatten());
-    if stored.is_none() {
-        tracing::error!(%key, "metadata record corrupt: not listed");
+/// Where a secret stands in a listing: its name; behind it, if it is deleted,
+/// its uid after a slash. A slash is less than any character of a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(String);
+
+impl Place {
+    fn of(view: &SecretView) -> Self {
+        let SecretMetadata { name, uid, .. } = &view.metadata;
+        match view.deletion {
+            None => Self(name.to_string()),
+            Some(_) => Self(format!("{name}/{uid}")),
+        }
     }
-    stored
+
+    fn parse(text: &str) -> Option<Self> {
+        let (name, uid) =
+            text.split_once('/').map_or((text, None), |(name, uid)| (name, Some(uid)));
+        SecretName::parse(name).ok()?;
+        uid.map(SecretUid::parse).transpose().ok()?;
+        Some(Self(text.to_owned()))
+    }
+}
+
+fn readable(workspace: &WorkspaceId, key: &Key, record: Record) -> Option<SecretView> {
+    match key.as_str().strip_prefix(Key::METADATA) {
+        Some(name) => {
+            let name = SecretName::parse(name).ok()?;
+            let stored = Stored::decode(&name, Some(record)).ok()??;
+            Some(SecretView::stored(workspace, stored.metadata, stored.revision))
+        }
+        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?)),
+    }
 }
 
 impl ListSecrets {
-    fn shows(&self, grants: &Grants, secret: &SecretMetadata) -> bool {
-        let user_managed = secret.managed_by == ManagedBy::User;
-        (user_managed || self.show_system_managed) && may_see(grants, secret)
+    fn shows(&self, grants: &Grants, secret: &SecretView, now: Timestamp) -> bool {
+        let SecretView { metadata, deletion, .. } = secret;
+        let user_managed = metadata.managed_by == ManagedBy::User;
+        let purged = deletion.is_some_and(|(_, purge_time)| purge_time <= now);
+        (user_managed || self.show_system_managed) && !purged && may_see(grants, metadata)
     }
 
     /// Ties a token to the caller and the other arguments, so that it cannot
@@ -136,26 +208,32 @@ impl ListSecrets {
     /// call is authorized on its own.
     fn seal_of_arguments(&self, caller: &Caller) -> String {
         let shown = if self.show_system_managed { "all" } else { "user" };
-        let digest = envelope::digest(&[
-            b"ListSecrets",
+        let mut parts = vec![
+            b"ListSecrets".as_slice(),
             caller.id.as_str().as_bytes(),
             self.workspace.as_str().as_bytes(),
             shown.as_bytes(),
-        ]);
+        ];
+        if self.show_deleted {
+            parts.push(b"deleted");
+        }
+        let digest = envelope::digest(&parts);
         digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn token(&self, caller: &Caller, after: Option<&SecretName>) -> String {
-        after.map_or_else(String::new, |name| format!("{}{name}", self.seal_of_arguments(caller)))
+    fn token(&self, caller: &Caller, after: Option<Place>) -> String {
+        after.map_or_else(String::new, |after| {
+            format!("{}{}", self.seal_of_arguments(caller), after.0)
+        })
     }
 
-    fn start(&self, caller: &Caller) -> Result<Option<SecretName>, Error> {
+    fn start(&self, caller: &Caller) -> Result<Option<Place>, Error> {
         if self.page_token.is_empty() {
             return Ok(None);
         }
         self.page_token
             .strip_prefix(&self.seal_of_arguments(caller))
-            .and_then(|name| SecretName::parse(name).ok())
+            .and_then(Place::parse)
             .map(Some)
             .ok_or_else(|| {
                 Error::field("page_token", "must come from the call before, all else unchanged")

@@ -15,12 +15,14 @@ mod idempotency;
 mod keys;
 mod list;
 mod open;
+mod purge;
 mod resolve;
 mod rollback;
+mod undelete;
 mod update;
 mod versions;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
@@ -37,6 +39,7 @@ pub use keys::{
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
+pub use undelete::UndeleteSecret;
 pub use update::{ExpiryChange, UpdateSecret};
 pub use versions::{ListSecretVersions, VersionView};
 
@@ -46,8 +49,8 @@ use self::{
 };
 use crate::{
     domain::{
-        Clock, Environment, Etag, Revision, SecretMetadata, SecretName, Timestamp, WorkspaceId,
-        WrappedDataKey,
+        Clock, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName, Timestamp,
+        WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
     store::{Key, Record, Store, codec},
@@ -60,14 +63,21 @@ pub struct Limits {
     pub max_secrets_per_workspace: u64,
     /// Earlier values kept of each user-managed secret.
     pub max_versions: usize,
+    /// How long a deleted user-managed secret may come back.
+    pub deleted_retention: Duration,
     /// When data keys are rotated by themselves.
     pub rotation: Rotation,
 }
 
 impl Default for Limits {
-    /// 10,000 and 10, and no rotation.
+    /// 10,000, 10 and 7 days, and no rotation.
     fn default() -> Self {
-        Self { max_secrets_per_workspace: 10_000, max_versions: 10, rotation: Rotation::default() }
+        Self {
+            max_secrets_per_workspace: 10_000,
+            max_versions: 10,
+            deleted_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            rotation: Rotation::default(),
+        }
     }
 }
 
@@ -101,16 +111,24 @@ pub struct SecretView {
     pub metadata: SecretMetadata,
     /// `None` in the answer to a `validate_only` call.
     pub etag: Option<Etag>,
+    /// When it was deleted, and when it will be gone for good.
+    pub deletion: Option<(Timestamp, Timestamp)>,
 }
 
 impl SecretView {
     fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
         let etag = Some(Etag::of(metadata.uid, revision));
-        Self { workspace: workspace.clone(), metadata, etag }
+        Self { workspace: workspace.clone(), metadata, etag, deletion: None }
     }
 
     fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
-        Self { workspace: workspace.clone(), metadata, etag: None }
+        Self { workspace: workspace.clone(), metadata, etag: None, deletion: None }
+    }
+
+    fn deleted(workspace: &WorkspaceId, deleted: Deleted) -> Self {
+        let Deleted { secret, revision } = deleted;
+        let deletion = Some((secret.delete_time, secret.purge_time));
+        Self { deletion, ..Self::stored(workspace, secret.metadata, revision) }
     }
 }
 
@@ -125,6 +143,19 @@ impl Stored {
         let Some(record) = record else { return Ok(None) };
         let metadata = codec::decode_metadata(name, &record.bytes)?;
         Ok(Some(Self { metadata, revision: record.revision }))
+    }
+}
+
+/// A deleted secret as it lies in the store.
+struct Deleted {
+    secret: DeletedSecret,
+    revision: Revision,
+}
+
+impl Deleted {
+    fn decode(key: &Key, record: Record) -> Result<Self, Error> {
+        let secret = codec::decode_deleted(key, &record.bytes)?;
+        Ok(Self { secret, revision: record.revision })
     }
 }
 

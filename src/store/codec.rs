@@ -2,10 +2,10 @@
 
 use prost::Message as _;
 
-use super::StoreError;
+use super::{Key, StoreError};
 use crate::domain::{
-    ConnectionId, DataKeyId, Description, EarlierVersion, Integration, ManagedBy, Owner, Revision,
-    SecretMetadata, SecretName, SecretUid, Timestamp, WrappedDataKey,
+    ConnectionId, DataKeyId, DeletedSecret, Description, EarlierVersion, Integration, ManagedBy,
+    Owner, Revision, SecretMetadata, SecretName, SecretUid, Timestamp, WrappedDataKey,
 };
 
 mod pb {
@@ -59,6 +59,7 @@ pub struct Tombstone {
 }
 
 const METADATA: StoreError = StoreError::Malformed("metadata record");
+const DELETED: StoreError = StoreError::Malformed("record of a deleted secret");
 const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
 const TOMBSTONE: StoreError = StoreError::Malformed("tombstone");
 const REQUEST: StoreError = StoreError::Malformed("request record");
@@ -76,6 +77,34 @@ pub fn decode_metadata(name: &SecretName, bytes: &[u8]) -> Result<SecretMetadata
     let secret =
         pb::SecretMetadata::decode(bytes).ok().and_then(metadata_from_pb).ok_or(METADATA)?;
     if secret.name == *name { Ok(secret) } else { Err(METADATA) }
+}
+
+/// A deleted secret to bytes.
+pub fn encode_deleted(deleted: &DeletedSecret) -> Vec<u8> {
+    pb::DeletedSecret {
+        secret: Some(metadata_to_pb(&deleted.metadata)),
+        delete_time: Some(time_to_pb(deleted.delete_time)),
+        purge_time: Some(time_to_pb(deleted.purge_time)),
+    }
+    .encode_to_vec()
+}
+
+/// A deleted secret from the bytes under `d/name/uid`.
+///
+/// # Errors
+/// [`StoreError::Malformed`] also if the record is another secret's than its
+/// key tells.
+pub fn decode_deleted(key: &Key, bytes: &[u8]) -> Result<DeletedSecret, StoreError> {
+    let decode = || {
+        let deleted = pb::DeletedSecret::decode(bytes).ok()?;
+        let metadata = metadata_from_pb(deleted.secret?)?;
+        (Key::deleted(&metadata.name, metadata.uid) == *key).then_some(DeletedSecret {
+            metadata,
+            delete_time: time_from_pb(deleted.delete_time?)?,
+            purge_time: time_from_pb(deleted.purge_time?)?,
+        })
+    };
+    decode().ok_or(DELETED)
 }
 
 /// A data key to bytes.
@@ -335,6 +364,14 @@ mod tests {
         let secret = secret();
         let bytes = encode_metadata(&secret);
         assert_eq!(decode_metadata(&secret.name, &bytes), Ok(secret.clone()));
+
+        let time = |s| Timestamp::new(s, 5).expect("in range");
+        let deleted =
+            DeletedSecret { metadata: secret.clone(), delete_time: time(7), purge_time: time(8) };
+        let (key, bytes) = (Key::deleted(&secret.name, secret.uid), encode_deleted(&deleted));
+        assert_eq!(decode_deleted(&key, &bytes), Ok(deleted));
+        let other = Key::deleted(&secret.name, SecretUid::random());
+        assert_eq!(decode_deleted(&other, &bytes), Err(DELETED));
 
         let outcome = RequestOutcome {
             fingerprint: Fingerprint { digest: [9; 32], data_key: Some(DataKeyId::random()) },

@@ -22,6 +22,8 @@ impl Key {
     pub const VALUE: &'static str = "v/";
     /// Prefix of all sealed values of earlier versions.
     pub const EARLIER: &'static str = "h/";
+    /// Prefix of all secrets that were deleted and may come back.
+    pub const DELETED: &'static str = "d/";
     /// Prefix of all data keys.
     pub const DATA_KEY: &'static str = "k/";
 
@@ -39,6 +41,16 @@ impl Key {
     /// what it is bound to is not its key. Versions sort by number.
     pub fn earlier(uid: SecretUid, version: u64) -> Self {
         Self(format!("{}{uid}/{version:020}", Self::EARLIER))
+    }
+
+    /// A deleted secret.
+    pub fn deleted(name: &SecretName, uid: SecretUid) -> Self {
+        Self(format!("{}{uid}", Self::deleted_named(name)))
+    }
+
+    /// Prefix of all deleted secrets of a name.
+    pub fn deleted_named(name: &SecretName) -> String {
+        format!("{}{name}/", Self::DELETED)
     }
 
     /// The data key that seals new values.

@@ -19,7 +19,9 @@ use std::{
 
 use prost::Message;
 use tonic::{Code, Response, Status};
-use workflow_secrets::grpc::proto::{ListSecretVersionsRequest, RollbackSecretRequest};
+use workflow_secrets::grpc::proto::{
+    ListSecretVersionsRequest, RollbackSecretRequest, UndeleteSecretRequest,
+};
 
 use super::support::{
     needles::Needles,
@@ -275,6 +277,21 @@ async fn successes(stage: &mut Stage) {
         request.request_id.clear();
         stage.told.keep(people.create_secret(request).await).unwrap();
         stage.told.keep(people.delete_secret(delete(&workspace, "GONE")).await).unwrap();
+        for _ in 0..2 {
+            let again = UndeleteSecretRequest {
+                workspace: workspace.clone(),
+                name: "GONE".to_owned(),
+                ..Default::default()
+            };
+            stage.told.keep(people.undelete_secret(again).await).unwrap();
+            let answer = readers[1].resolve_secrets(resolve(&workspace, &["GONE=k"])).await;
+            assert_eq!(value(&answer.unwrap().into_inner(), "k"), canary);
+            stage.told.keep(people.delete_secret(delete(&workspace, "GONE")).await).unwrap();
+        }
+        let mut deleted = list(&workspace);
+        deleted.show_deleted = true;
+        let listed = stage.told.keep(people.list_secrets(deleted).await).unwrap();
+        assert_eq!(listed.secrets.len(), 2);
     }
 }
 

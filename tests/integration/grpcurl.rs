@@ -212,6 +212,7 @@ async fn reflection_and_health_are_open_to_all() {
         "ListSecrets",
         "ResolveSecrets",
         "RollbackSecret",
+        "UndeleteSecret",
         "UpdateSecret",
     ];
     let names = names.map(|method| format!("{SERVICE}.{method}"));

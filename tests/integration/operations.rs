@@ -17,9 +17,9 @@ use workflow_secrets::{
         SecretName, Timestamp, WorkspaceId,
     },
     service::{
-        Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, ListSecrets, PageSize,
-        ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret, access::Caller,
-        audit::AuditSink,
+        Cause, CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange,
+        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, Unresolved,
+        UpdateSecret, access::Caller, audit::AuditSink,
     },
     store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor},
 };
@@ -91,6 +91,34 @@ impl Bench {
         self.secrets.update(&self.caller, request).await.map(|_| ())
     }
 
+    async fn delete(&self, name: &str) -> Result<(), Error> {
+        let request = DeleteSecret {
+            workspace: workspace(),
+            name: self::name(name),
+            etag: None,
+            permanent: false,
+            request_id: None,
+        };
+        self.secrets.delete(&self.caller, request).await
+    }
+
+    async fn list(&self, show_deleted: bool) -> Vec<SecretView> {
+        let request = ListSecrets {
+            workspace: workspace(),
+            page_size: PageSize::parse(0).unwrap(),
+            page_token: String::new(),
+            show_system_managed: true,
+            show_deleted,
+        };
+        self.secrets.list(&self.caller, request).await.unwrap().secrets
+    }
+
+    async fn undelete(&self, name: &str) -> Result<(), Error> {
+        let (workspace, name) = (workspace(), self::name(name));
+        let request = UndeleteSecret { workspace, name, uid: None, request_id: None };
+        self.secrets.undelete(&self.caller, request).await.map(|_| ())
+    }
+
     async fn resolve(&self, name: &str) -> Result<String, Error> {
         let secret = self::name(name);
         let alias = Alias::from(&secret);
@@ -120,6 +148,49 @@ fn name(text: &str) -> SecretName {
 
 const NANO: Duration = Duration::from_nanos(1);
 const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_deleted_secret_comes_back_until_its_time_is_over() {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    let bench = Bench::new();
+    bench.create("KEY", None, None).await.unwrap();
+    bench.delete("KEY").await.unwrap();
+    bench.clock.advance(WEEK - Duration::from_nanos(1));
+    assert_eq!(bench.list(true).await.len(), 1);
+    bench.undelete("KEY").await.unwrap();
+    assert_eq!(bench.resolve("KEY").await.unwrap(), "value");
+
+    // It is gone although its records are still there.
+    bench.delete("KEY").await.unwrap();
+    bench.clock.advance(WEEK);
+    let deleted = || bench.store.records(&workspace()).into_keys();
+    let deleted = || deleted().filter(|key| key.as_str().starts_with(Key::DELETED)).count();
+    assert_eq!(deleted(), 1);
+    assert!(bench.list(true).await.is_empty());
+    assert!(matches!(bench.undelete("KEY").await, Err(Error::NotFound { .. })));
+    bench.create("KEY", None, None).await.unwrap();
+    assert_eq!(deleted(), 1);
+}
+
+/// Deletions make room themselves where all that is in their way is due.
+#[tokio::test]
+async fn what_is_due_does_not_count() {
+    let bench = Bench::new();
+    for number in 0..2_000 {
+        let name = format!("KEY_{number}");
+        bench.create(&name, None, None).await.unwrap();
+        bench.delete(&name).await.unwrap();
+    }
+    bench.create("ONE_MORE", None, None).await.unwrap();
+    let full = Err(Error::QuotaExceeded { limit: 2_000, deleted: true });
+    assert_eq!(bench.delete("ONE_MORE").await, full);
+    bench.clock.advance(Duration::from_secs(7 * 24 * 60 * 60));
+    bench.delete("ONE_MORE").await.unwrap();
+    assert_eq!(bench.list(true).await.len(), 1);
+    let records = bench.store.records(&workspace()).into_keys();
+    let values = records.filter(|key| key.as_str().starts_with(Key::EARLIER)).count();
+    assert_eq!(values, 1);
+}
 
 #[tokio::test]
 async fn expiry_is_exact_to_the_nanosecond() {
@@ -188,6 +259,7 @@ async fn a_page_of_the_longest_secrets_fits_a_message() {
             page_size: PageSize::parse(1_000).unwrap(),
             page_token,
             show_system_managed: false,
+            show_deleted: false,
         };
         let page = bench.secrets.list(&bench.caller, request).await.unwrap();
         let bytes = |secret: &SecretView| {

@@ -51,6 +51,7 @@ async fn all_faults_are_named_at_once() {
             ["--max-versions", "-"],
             ["--rotate-data-keys-after", "yearly"],
             ["--rotate-data-keys-after-changes", "many"],
+            ["--deleted-retention", "a week"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
             ["--log", "a=b=c"],
@@ -83,6 +84,7 @@ async fn all_faults_are_named_at_once() {
             "--max-versions: must",
             "--rotate-data-keys-after: must",
             "--rotate-data-keys-after-changes: must",
+            "--deleted-retention: must",
             "--drain-delay: must",
             "--log: must",
             "--log-format: must",
@@ -103,7 +105,7 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 16] = [
+const FAULTY: [Setting<'_>; 17] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
@@ -117,12 +119,13 @@ const FAULTY: [Setting<'_>; 16] = [
     ["--kms-region", ""],
     ["--max-secrets-per-workspace", "0"],
     ["--max-versions", "101"],
+    ["--deleted-retention", "3651d"],
     ["--rotate-data-keys-after", "59m"],
     ["--rotate-data-keys-after-changes", "999"],
     ["--otlp-endpoint", "http://x:y"],
 ];
 
-const FAULTS: [&str; 19] = [
+const FAULTS: [&str; 20] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -141,6 +144,7 @@ const FAULTS: [&str; 19] = [
     "--max-versions: must be a number of earlier values, at most 100",
     "--rotate-data-keys-after: must be 0s or at least 1h",
     "--rotate-data-keys-after-changes: must be a number of changes, 0 or at least 1000",
+    "--deleted-retention: must be at most 3650days",
     "--otlp-endpoint: must",
 ];
 

@@ -49,7 +49,7 @@ pub(in crate::grpc) fn reencrypt(
 
 pub(in crate::grpc) fn reencrypted(step: Reencrypted) -> proto::ReencryptWorkspaceResponse {
     let failures = step.failures.into_iter().map(|failure| proto::ReencryptFailure {
-        name: failure.name.to_string(),
+        name: failure.name.map_or_else(String::new, |name| name.to_string()),
         version: failure.version,
         reason: failure.reason.to_owned(),
     });

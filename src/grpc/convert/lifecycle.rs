@@ -1,11 +1,28 @@
-//! Messages about what has become of secrets: versions.
+//! Messages about what has become of secrets: versions, deletion.
 
 use super::{Faults, etag, timestamp};
 use crate::{
-    domain::{RequestId, SecretName, WorkspaceId},
+    domain::{RequestId, SecretName, SecretUid, WorkspaceId},
     grpc::proto,
-    service::{Error, ListSecretVersions, RollbackSecret, VersionView},
+    service::{Error, ListSecretVersions, RollbackSecret, UndeleteSecret, VersionView},
 };
+
+pub(in crate::grpc) fn undelete(
+    message: proto::UndeleteSecretRequest,
+) -> Result<UndeleteSecret, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let uid = faults.optional("uid", &message.uid, SecretUid::parse);
+    let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
+    let request = workspace.zip(name).map(|(workspace, name)| UndeleteSecret {
+        workspace,
+        name,
+        uid,
+        request_id,
+    });
+    faults.finish(request)
+}
 
 pub(in crate::grpc) fn rollback(
     message: proto::RollbackSecretRequest,

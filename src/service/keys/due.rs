@@ -30,7 +30,7 @@ impl Secrets {
         active: ActiveKey,
     ) {
         let Rotation { age, changes } = self.limits.rotation;
-        let due = age.and_then(|age| active.wrapped.create_time.later(age));
+        let due = age.and_then(|age| active.wrapped.create_time.checked_add(age));
         let old = due.is_some_and(|due| due <= self.clock.now());
         if !old && changes.is_none() || self.changes.is_closed() {
             return;

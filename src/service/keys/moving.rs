@@ -3,7 +3,7 @@
 use crate::{
     domain::{DataKeyId, WorkspaceId},
     envelope::SealedRecord,
-    service::{Error, Secrets},
+    service::{ActiveKey, Error, Secrets},
     store::{Expect, Key, Operation, Record, Write},
 };
 
@@ -28,5 +28,23 @@ impl Secrets {
             expect: Some(Expect::Revision(revision)),
             write: Write::Put(Record { revision: revision.next(), bytes }),
         }))
+    }
+
+    /// The same with that check, for a commit that seals nothing itself.
+    pub(in crate::service) async fn only_moving(
+        &self,
+        workspace: &WorkspaceId,
+        value: Option<&Record>,
+        active: Option<&ActiveKey>,
+    ) -> Result<Vec<Operation>, Error> {
+        // Without an active key no other is destroyed.
+        let Some(active) = active else { return Ok(vec![]) };
+        let unchanged = Operation {
+            key: Key::active_data_key(),
+            expect: Some(Expect::Revision(active.revision)),
+            write: Write::Nothing,
+        };
+        let touched = self.moving(workspace, value, active.wrapped.id).await?;
+        Ok([unchanged].into_iter().chain(touched).collect())
     }
 }

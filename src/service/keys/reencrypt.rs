@@ -72,9 +72,9 @@ pub struct Reencrypted {
 /// A value that does not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReencryptFailure {
-    /// Its secret.
-    pub name: SecretName,
-    /// Its version.
+    /// Its secret, if that is known.
+    pub name: Option<SecretName>,
+    /// Its version; 0 if what tells of it cannot be read.
     pub version: u64,
     /// Reason of the error.
     pub reason: &'static str,
@@ -85,7 +85,7 @@ pub struct ReencryptFailure {
 pub enum KeyFate {
     /// It is destroyed.
     Destroyed,
-    /// A value that does not open names it.
+    /// A value that does not open names it, or something cannot be read.
     Needed,
     /// Request ids are recognised by it until then; a run from then on destroys
     /// it.
@@ -158,16 +158,16 @@ async fn reencrypt(
         report = Reencrypted { pass: report.pass + 1, moved: report.moved, ..Default::default() };
         let mut pass = Pass::new(&secrets, workspace, &progress, &mut report);
         pass.run().await?;
-        let (needed, settled) = pass.outcome();
-        if !settled {
+        if !pass.settled() {
             continue;
         }
+        let needed = pass.needs();
         let now = secrets.clock.now();
         let mut fates = Vec::new();
         for (id, (stored, revision)) in retired {
-            let until = stored.retire_time.and_then(|time| time.later(REMEMBERED));
+            let until = stored.retire_time.and_then(|time| time.checked_add(REMEMBERED));
             let fate = match until {
-                _ if needed.contains(&id) => KeyFate::Needed,
+                _ if needed(id) => KeyFate::Needed,
                 Some(until) if now < until && !request.forget_requests => {
                     KeyFate::Remembered(until)
                 }

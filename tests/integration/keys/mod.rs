@@ -12,9 +12,9 @@ use std::{any::Any, io, sync::Arc, time::Duration};
 use workflow_secrets::{
     domain::{Alias, Plaintext, RequestId, SecretName, SystemClock, WorkspaceId},
     service::{
-        CreateSecret, Credential, Credentials, Error, ExpiryChange, ReencryptWorkspace,
-        Reencrypted, ResolveSecrets, RewrapDataKeys, Rewrapped, RotateDataKey, Secrets, Steps,
-        UpdateSecret, WorkspaceKeys, audit::AuditSink,
+        CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, Limits,
+        ReencryptWorkspace, Reencrypted, ResolveSecrets, RewrapDataKeys, Rewrapped, RotateDataKey,
+        Secrets, Steps, UndeleteSecret, UpdateSecret, WorkspaceKeys, audit::AuditSink,
     },
     store::{Key, Store, codec::StoredKey, embedded::EmbeddedStore},
 };
@@ -52,16 +52,23 @@ struct Rig {
 
 impl Rig {
     fn new(store: Arc<dyn Store>) -> Self {
+        Self::keeping(store, 7 * DAY)
+    }
+
+    /// Deleted secrets may come back for so long.
+    fn keeping(store: Arc<dyn Store>, deleted_retention: Duration) -> Self {
         let (kms, clock) = (Arc::new(FakeKms::default()), Arc::new(ManualClock::default()));
         let sink = AuditSink::Writer(Box::new(io::sink()));
         let secrets = service::secrets(store.clone(), kms.clone(), clock.clone(), sink);
-        Self { store, kms, clock, secrets: Arc::new(secrets) }
+        let limits = Limits { deleted_retention, ..secrets.limits };
+        Self { store, kms, clock, secrets: Arc::new(Secrets { limits, ..secrets }) }
     }
 
     /// One that has just started, on this view of the store.
     fn replica(&self, store: Arc<dyn Store>) -> Arc<Secrets> {
         let sink = AuditSink::Writer(Box::new(io::sink()));
-        Arc::new(service::secrets(store, self.kms.clone(), self.clock.clone(), sink))
+        let secrets = service::secrets(store, self.kms.clone(), self.clock.clone(), sink);
+        Arc::new(Secrets { limits: self.secrets.limits, ..secrets })
     }
 
     async fn keys(&self) -> WorkspaceKeys {
@@ -130,6 +137,22 @@ async fn update(secrets: &Arc<Secrets>, to: &str, value: &str) -> Result<(), Err
         validate_only: false,
     };
     secrets.update(&service::caller(), request).await.map(|_| ())
+}
+
+async fn delete(secrets: &Arc<Secrets>, what: &str) {
+    let request = DeleteSecret {
+        workspace: ws(),
+        name: name(what),
+        etag: None,
+        request_id: None,
+        permanent: false,
+    };
+    secrets.delete(&service::caller(), request).await.unwrap();
+}
+
+async fn undelete(secrets: &Arc<Secrets>, what: &str) {
+    let request = UndeleteSecret { workspace: ws(), name: name(what), uid: None, request_id: None };
+    secrets.undelete(&service::caller(), request).await.unwrap();
 }
 
 /// A value, the current one or an earlier one.

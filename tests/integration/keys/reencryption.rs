@@ -20,7 +20,9 @@ use workflow_secrets::{
     store::{Batch, Key, Operation, Record, Write, codec::StoredKey},
 };
 
-use super::{DAY, Rig, create, create_once, engines, name, read, reencrypt, update, ws};
+use super::{
+    DAY, Rig, create, create_once, delete, engines, name, read, reencrypt, undelete, update, ws,
+};
 use crate::support::{
     platform::{self, KeyClient, Platform, assert_refused, reason, with},
     service::caller,
@@ -49,7 +51,7 @@ async fn all_values_get_the_active_key_and_the_retired_ones_are_destroyed() {
         assert_eq!((report.pass, report.failed, report.done), (2, 0, true));
         const KEPT: Duration = Duration::from_secs(25 * 60 * 60);
         let remembered = |key: &StoredKey| {
-            let until = key.retire_time.unwrap().later(KEPT).unwrap();
+            let until = key.retire_time.unwrap().checked_add(KEPT).unwrap();
             (key.wrapped.id, KeyFate::Remembered(until))
         };
         let [_, second, first] = keys.as_slice() else { panic!("three keys") };
@@ -122,12 +124,34 @@ async fn a_value_that_does_not_open_keeps_its_key_and_holds_nothing_else_up() {
         put(&rig, at.clone(), broken).await;
 
         let report = reencrypt(&rig.secrets, true).await.unwrap();
-        let failure = ReencryptFailure { name: name("N3"), version: 1, reason: "RECORD_CORRUPT" };
-        assert_eq!(report.failures, [failure]);
+        let failure = |version| ReencryptFailure {
+            name: Some(name("N3")),
+            version,
+            reason: "RECORD_CORRUPT",
+        };
+        assert_eq!(report.failures, [failure(1)]);
         assert_eq!((report.verified, report.failed), (5, 1));
         let fates = BTreeMap::from_iter(report.keys);
         assert_eq!(fates[&first.wrapped.id], KeyFate::Needed);
         assert_eq!(fates[&second.wrapped.id], KeyFate::Destroyed);
+
+        // What cannot be read at all may need any key.
+        let third = rig.rotate().await.keys.remove(1);
+        rig.clock.advance(2 * DAY);
+        let told_by = Key::metadata(&name("N3"));
+        let metadata =
+            rig.store.read(&ws(), std::slice::from_ref(&told_by)).await.unwrap().remove(0);
+        let Record { revision, .. } = metadata.clone().unwrap();
+        put(&rig, told_by.clone(), Record { revision, bytes: b"?".to_vec() }).await;
+        let report = reencrypt(&rig.secrets, true).await.unwrap();
+        assert_eq!((report.failures, report.moved), (vec![failure(0)], 5));
+        assert_eq!(report.keys.len(), 2);
+        assert!(report.keys.iter().all(|(_, fate)| *fate == KeyFate::Needed));
+        put(&rig, told_by, metadata.unwrap()).await;
+        let report = reencrypt(&rig.secrets, true).await.unwrap();
+        let fates = BTreeMap::from_iter(report.keys);
+        assert_eq!(fates[&first.wrapped.id], KeyFate::Needed);
+        assert_eq!(fates[&third.wrapped.id], KeyFate::Destroyed);
 
         // Restored, it opens, and is moved.
         put(&rig, at, good.unwrap()).await;
@@ -155,8 +179,24 @@ async fn a_value_moved_as_it_is_is_told_by_the_record_of_its_key() {
             assert_eq!(after, before.next());
             before = after;
         }
+        // Deletion and its undoing move a value as it is.
+        for _ in 0..2 {
+            create(&rig.secrets, "C", "first").await.unwrap();
+            let second = rig.rotate().await.keys.remove(1);
+            let revision = || async { rig.retired(&second).await.unwrap().revision };
+            let before = revision().await;
+            delete(&rig.secrets, "C").await;
+            assert_eq!(revision().await, before.next());
+            undelete(&rig.secrets, "C").await;
+            assert_eq!(revision().await, before.next().next());
+            assert_eq!(read(&rig.secrets, "C", None).await.as_deref(), Ok("first"));
+            delete(&rig.secrets, "C").await;
+        }
         // What is sealed with the active key needs no such thing.
-        update(&rig.secrets, "A", "third").await.unwrap();
+        create(&rig.secrets, "D", "first").await.unwrap();
+        update(&rig.secrets, "D", "second").await.unwrap();
+        delete(&rig.secrets, "D").await;
+        undelete(&rig.secrets, "D").await;
         assert_eq!(revision().await, before);
     }
 }

@@ -1,6 +1,7 @@
 //! What becomes of secrets over time, on both stores; two replicas where the
 //! store can be shared.
 
+mod deletion;
 mod versions;
 
 use workflow_secrets::grpc::proto;
@@ -17,7 +18,7 @@ struct Stage {
     platform: Platform,
     replicas: Vec<Replica>,
     redis: bool,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Stage {
@@ -28,7 +29,7 @@ impl Stage {
 
     async fn set(redis: bool, flags: &[&str]) -> Self {
         let (platform, dir) = (Platform::start().await, tempfile::tempdir().unwrap());
-        let mut stage = Self { platform, replicas: vec![], redis, _dir: dir };
+        let mut stage = Self { platform, replicas: vec![], redis, dir };
         for _ in 0..if redis { 2 } else { 1 } {
             stage.add(flags).await;
         }
@@ -37,7 +38,7 @@ impl Stage {
 
     /// One more replica.
     async fn add(&mut self, flags: &[&str]) {
-        let file = format!("embedded:{}", self._dir.path().join("store.redb").display());
+        let file = format!("embedded:{}", self.dir.path().join("store.redb").display());
         let store: &[&str] = if self.redis { &[] } else { &["--store", &file] };
         let replica = self.platform.replica_with(&[store, flags].concat()).await;
         self.replicas.push(replica);

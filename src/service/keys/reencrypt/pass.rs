@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{Progress, ReencryptFailure, Reencrypted};
 use crate::{
-    domain::{DataKeyId, Revision, SecretName, WorkspaceId},
+    domain::{DataKeyId, Revision, SecretMetadata, SecretName, WorkspaceId},
     envelope::SealedRecord,
-    service::{ActiveKey, Error, Secrets, Stored},
-    store::{Batch, Expect, Key, Operation, Record, Write, codec},
+    service::{ActiveKey, Deleted, Error, Secrets, Stored},
+    store::{Batch, Expect, Key, Operation, Record, Write},
 };
 
 /// Metadata records of one look.
@@ -27,6 +27,8 @@ pub(super) struct Pass<'a> {
     report: &'a mut Reencrypted,
     /// Data keys that values name that do not open.
     needed: BTreeSet<DataKeyId>,
+    /// Something cannot be read, so nobody knows which key it needs.
+    unknown: bool,
     /// Something was moved, or somebody was faster: one more pass is due.
     unsettled: bool,
 }
@@ -34,9 +36,31 @@ pub(super) struct Pass<'a> {
 /// Where a sealed value lies.
 #[derive(Clone)]
 struct Place {
+    /// The record that tells of it.
+    told_by: Key,
     name: SecretName,
     version: u64,
     key: Key,
+}
+
+/// What a record tells of a secret: one that is there, or one that was deleted
+/// and may come back.
+fn told(key: &Key, record: Record) -> Result<Option<Stored>, Error> {
+    if let Some(name) = key.as_str().strip_prefix(Key::METADATA) {
+        let name = SecretName::parse(name).map_err(|_| Error::RecordCorrupt("metadata key"))?;
+        return Stored::decode(&name, Some(record));
+    }
+    let Deleted { secret, revision } = Deleted::decode(key, record)?;
+    Ok(Some(Stored { metadata: secret.metadata, revision }))
+}
+
+/// Where the current value of a secret lies.
+fn current(told_by: &Key, metadata: &SecretMetadata) -> Key {
+    if told_by.as_str().starts_with(Key::METADATA) {
+        Key::value(&metadata.name)
+    } else {
+        Key::earlier(metadata.uid, metadata.version)
+    }
 }
 
 /// A sealed value as it was found.
@@ -56,24 +80,37 @@ impl<'a> Pass<'a> {
         report: &'a mut Reencrypted,
     ) -> Self {
         let needed = BTreeSet::new();
-        Self { secrets, workspace, progress, report, needed, unsettled: false }
+        Self { secrets, workspace, progress, report, needed, unknown: false, unsettled: false }
     }
 
-    /// The keys that are still needed, and whether every value was opened and
-    /// found sealed with the active key, but for those that failed.
-    pub(super) fn outcome(self) -> (BTreeSet<DataKeyId>, bool) {
-        (self.needed, !self.unsettled)
+    /// Whether every value was opened and found sealed with the active key, but
+    /// for those that failed.
+    pub(super) fn settled(&self) -> bool {
+        !self.unsettled
+    }
+
+    /// Tells whether a key may be needed by what failed.
+    pub(super) fn needs(self) -> impl Fn(DataKeyId) -> bool + use<> {
+        let (unknown, needed) = (self.unknown, self.needed);
+        move |id| unknown || needed.contains(&id)
     }
 
     pub(super) async fn run(&mut self) -> Result<(), Error> {
+        for kind in [Key::METADATA, Key::DELETED] {
+            self.run_over(kind).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_over(&mut self, kind: &str) -> Result<(), Error> {
         let mut after = None;
         loop {
             let store = &self.secrets.store;
-            let page = store.scan(self.workspace, Key::METADATA, after.as_ref(), PAGE).await?;
+            let page = store.scan(self.workspace, kind, after.as_ref(), PAGE).await?;
             let exhausted = page.len() < PAGE;
             let mut places = Vec::new();
             for (key, record) in page {
-                places.extend(self.places(&key, &record));
+                places.extend(self.places(&key, record));
                 after = Some(key);
             }
             for step in places.chunks(STEP) {
@@ -89,28 +126,32 @@ impl<'a> Pass<'a> {
 
     /// Where the values of a secret lie. What cannot be read names no key, so
     /// all of them stay.
-    fn places(&mut self, key: &Key, record: &Record) -> Vec<Place> {
-        let name = key.as_str().strip_prefix(Key::METADATA).map(SecretName::parse);
-        let Some(Ok(name)) = name else { return vec![] };
-        let Ok(metadata) = codec::decode_metadata(&name, &record.bytes) else {
-            self.fail(name, 0, &Error::RecordCorrupt("metadata record"), None);
-            return vec![];
+    fn places(&mut self, key: &Key, record: Record) -> Vec<Place> {
+        let metadata = match told(key, record) {
+            Ok(Some(Stored { metadata, .. })) => metadata,
+            Ok(None) => return vec![],
+            Err(error) => {
+                let name = key.as_str().split('/').nth(1).map(SecretName::parse);
+                self.fail(name.and_then(Result::ok), 0, &error, None);
+                return vec![];
+            }
         };
-        let earlier = metadata.earlier.iter().map(|earlier| Place {
-            name: name.clone(),
-            version: earlier.version,
-            key: Key::earlier(metadata.uid, earlier.version),
-        });
-        let current =
-            Place { name: name.clone(), version: metadata.version, key: Key::value(&name) };
-        earlier.chain([current]).collect()
+        let place = |version, at| Place {
+            told_by: key.clone(),
+            name: metadata.name.clone(),
+            version,
+            key: at,
+        };
+        let earlier = metadata.earlier.iter().map(|earlier| earlier.version);
+        let earlier = earlier.map(|version| place(version, Key::earlier(metadata.uid, version)));
+        earlier.chain([place(metadata.version, current(key, &metadata))]).collect()
     }
 
     /// Looks at some values, all at one moment.
     async fn step(&mut self, places: Vec<Place>) -> Result<(), Error> {
         let mut keys = vec![Key::active_data_key()];
         for place in &places {
-            keys.extend([Key::metadata(&place.name), place.key.clone()]);
+            keys.extend([place.told_by.clone(), place.key.clone()]);
         }
         let mut records = self.secrets.read_all(self.workspace, keys).await?.into_iter();
         let active = ActiveKey::decode(records.next().flatten())?.ok_or(Error::DataKeyMissing)?;
@@ -159,10 +200,11 @@ impl<'a> Pass<'a> {
         metadata: Option<Record>,
         value: Option<Record>,
     ) -> Option<Found> {
-        let stored = Stored::decode(&place.name, metadata).ok().flatten();
+        let stored = metadata.and_then(|record| told(&place.told_by, record).ok().flatten());
         let revision = stored.as_ref().and_then(|Stored { metadata, .. }| {
-            if place.key == Key::value(&place.name) {
-                return (metadata.version == place.version).then_some(metadata.value_revision);
+            if metadata.version == place.version {
+                let here = current(&place.told_by, metadata) == place.key;
+                return here.then_some(metadata.value_revision);
             }
             let here = Key::earlier(metadata.uid, place.version) == place.key;
             let earlier = metadata.earlier_version(place.version).filter(|_| here);
@@ -174,7 +216,7 @@ impl<'a> Pass<'a> {
         };
         let Some(value) = value else {
             let absent = Error::RecordCorrupt("sealed value absent");
-            self.fail(place.name, place.version, &absent, None);
+            self.fail(Some(place.name), place.version, &absent, None);
             return None;
         };
         Some(Found { place, stored, revision, value })
@@ -199,11 +241,11 @@ impl<'a> Pass<'a> {
             Ok(payload) if payload.version == place.version => payload,
             Ok(_) => {
                 let differs = Error::RecordCorrupt("metadata differs from the sealed value");
-                self.fail(place.name, place.version, &differs, sealed_by);
+                self.fail(Some(place.name), place.version, &differs, sealed_by);
                 return Ok(None);
             }
             Err(error @ (Error::RecordCorrupt(_) | Error::DataKeyMissing)) => {
-                self.fail(place.name, place.version, &error, sealed_by);
+                self.fail(Some(place.name), place.version, &error, sealed_by);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -215,7 +257,7 @@ impl<'a> Pass<'a> {
         let (key, _) = secrets.sealing_key(workspace, Some(active.clone())).await?;
         let sealed = secrets.seal_at(workspace, &key, &stored.metadata, revision, &payload)?;
         let metadata_unchanged = Operation {
-            key: Key::metadata(&place.name),
+            key: place.told_by,
             expect: Some(Expect::Revision(stored.revision)),
             write: Write::Nothing,
         };
@@ -227,10 +269,19 @@ impl<'a> Pass<'a> {
         Ok(Some(vec![metadata_unchanged, value]))
     }
 
-    fn fail(&mut self, name: SecretName, version: u64, error: &Error, names: Option<DataKeyId>) {
+    fn fail(
+        &mut self,
+        name: Option<SecretName>,
+        version: u64,
+        error: &Error,
+        names: Option<DataKeyId>,
+    ) {
         let (workspace, reason) = (self.workspace, error.reason());
-        tracing::error!(%workspace, %name, version, reason, "value not re-encrypted");
-        self.needed.extend(names);
+        tracing::error!(%workspace, ?name, version, reason, "value not re-encrypted");
+        match names {
+            Some(id) => _ = self.needed.insert(id),
+            None => self.unknown = true,
+        }
         self.report.failed += 1;
         if self.report.failures.len() < TOLD {
             self.report.failures.push(ReencryptFailure { name, version, reason });
