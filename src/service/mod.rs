@@ -7,26 +7,42 @@ pub mod access;
 pub mod audit;
 
 mod change;
+mod check;
 mod create;
 mod delete;
 mod error;
 mod get;
 mod idempotency;
 mod list;
+mod matchers;
 mod open;
+mod prepare;
+mod rates;
+mod redact;
+mod references;
+mod render;
 mod resolve;
 mod update;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use check::{
+    CandidateCredential, CheckReferences, Checked, CheckedReference, Days, ReferenceState,
+};
 pub use create::CreateSecret;
 pub use delete::DeleteSecret;
 pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use list::{ListSecrets, Page, PageSize};
+pub use matchers::Matchers;
+pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
+pub use rates::Rates;
+pub use redact::{OpenRedaction, Redaction, Tally};
+pub use references::MAX_REFERENCES;
+pub use render::{RenderTemplate, Rendered};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use update::{ExpiryChange, UpdateSecret};
 
@@ -66,7 +82,13 @@ pub struct Secrets {
     pub environment: Environment,
     /// Operator's limits.
     pub limits: Limits,
-    /// Changes under way. They go on when their caller hangs up; shutdown
+    /// How often workspaces may be asked whether text holds their values.
+    pub rates: Rates,
+    /// What is derived from the values of workspaces.
+    pub matchers: Matchers,
+    /// Streams end when this does.
+    pub ending: CancellationToken,
+    /// Changes and streams under way. They go on when their caller hangs up; shutdown
     /// waits for them.
     pub changes: TaskTracker,
 }
