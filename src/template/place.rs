@@ -159,7 +159,8 @@ impl Location<'_> {
     pub fn place_at(&self, offset: usize) -> Place {
         let steps = match self.path {
             Path::None => {
-                let (line, column) = self.lines.position(self.source, self.offset + offset);
+                let (line, column) =
+                    self.lines.position(self.source, self.offset.saturating_add(offset));
                 return Place::Text { line, column };
             }
             Path::Frames(frames) => frames.iter().map(|frame| &frame.step).collect(),

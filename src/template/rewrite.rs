@@ -145,3 +145,6 @@ impl Template {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
