@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Floor of each module under `src/`.
-const FLOORS: [(&str, u8); 12] = [
+const FLOORS: [(&str, u8); 13] = [
     ("domain", 0),
     ("kms", 1),
     ("store", 1),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 12] = [
     ("main", 5),
     ("probe", 5),
     ("telemetry", 5),
+    ("template", 1),
     ("watch", 5),
 ];
 

@@ -16,6 +16,7 @@ use workflow_secrets::{
     },
     service::{CreateSecret, Resolved, UpdateSecret},
     store::{Batch, Record, Write, redis::Password},
+    template::{Location, Place, Reference, Template, Token},
 };
 
 /// Whether a type has a trait: an inherent constant, there only if it has, goes
@@ -63,6 +64,11 @@ fn values_and_keys_cannot_be_printed_copied_or_written_out() {
     has_none!(Debug: ResolvedSecret, ResolveSecretsResponse);
     has_none!(Display: CreateSecretRequest, UpdateSecretRequest);
     has_none!(Display: ResolvedSecret, ResolveSecretsResponse);
+    // Values are pasted into templates, and a place tells keys of one.
+    has_none!(Debug: Template, Token<'_>, Location<'_>, Place, Reference<'_>);
+    has_none!(Display: Template, Token<'_>, Location<'_>, Reference<'_>);
+    has_none!(Clone: Template);
+    has_none!(Serialize: Template, Place);
     // Ciphertext is not logged either.
     has_none!(Debug: SealedRecord, Record, Write, Batch, WrappedDataKey);
 }
