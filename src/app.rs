@@ -21,7 +21,7 @@ use crate::{
     },
     kms::aws::AwsKms,
     service::{
-        Secrets,
+        Matchers, Rates, Secrets,
         audit::{AuditLog, AuditSink},
     },
     store::{Store, embedded::EmbeddedStore, redis::RedisStore},
@@ -107,6 +107,7 @@ pub async fn serve(
     let stop = CancellationToken::new();
     tokio::spawn(policies.run(LOOK_EVERY, stop.clone()));
     tokio::spawn(certificates.run(LOOK_EVERY, stop.clone()));
+    let rates = Rates::new(config.limits.redactions_per_minute, Arc::clone(&clock));
     let secrets = Secrets {
         store,
         keyring,
@@ -115,6 +116,9 @@ pub async fn serve(
         policy,
         environment: config.environment,
         limits: config.limits,
+        rates,
+        matchers: Matchers::default(),
+        ending: stop.clone(),
         changes: TaskTracker::new(),
     };
     let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
@@ -174,12 +178,12 @@ where
 }
 
 /// Keeps readiness true to what the store can do, and memory free of data keys
-/// that nobody asks for. The KMS has no part in readiness: cached workspaces are
+/// and matchers that nobody asks for. The KMS has no part in readiness: cached workspaces are
 /// served without it.
 async fn upkeep(secrets: Arc<Secrets>, health: Health) {
     let mut ready = None;
     loop {
-        secrets.keyring.drop_idle();
+        secrets.tidy().await;
         let now = secrets.store.health().await;
         if ready != Some(now.is_ok()) {
             match &now {

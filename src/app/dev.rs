@@ -22,7 +22,7 @@ use crate::{
     grpc::accept::{self, AcceptLimits},
     kms::local::LocalKms,
     service::{
-        Limits, Secrets,
+        Limits, Matchers, Rates, Secrets,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -68,6 +68,9 @@ pub async fn dev(
     );
     let audit = AuditLog::start(AuditSink::File(dir.join("audit.jsonl")), AuditConfig::default())
         .map_err(|error| RunError::start("audit file", error))?;
+    let limits = Limits::default();
+    let rates = Rates::new(limits.redactions_per_minute, Arc::clone(&clock));
+    let stop = CancellationToken::new();
     let secrets = Secrets {
         store,
         keyring,
@@ -75,10 +78,12 @@ pub async fn dev(
         audit,
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
         environment,
-        limits: Limits { max_secrets_per_workspace: 10_000 },
+        limits,
+        rates,
+        matchers: Matchers::default(),
+        ending: stop.clone(),
         changes: TaskTracker::new(),
     };
-    let stop = CancellationToken::new();
     let incoming = accept::plain(listener, caller, AcceptLimits::default(), stop.clone())
         .map_err(|error| RunError::start("--listen", error))?;
     greet(address, dir).map_err(|error| RunError::start("stdout", error))?;

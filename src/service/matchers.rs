@@ -163,10 +163,15 @@ impl Secrets {
         let values = self.values(workspace, &names, wanted.names.is_some()).await?;
         let options = MatcherOptions { mask_short: wanted.mask_short };
         let matcher = tokio::task::spawn_blocking(move || {
-            let named = |(name, payload): &'_ (SecretName, Arc<Payload>)| (name.clone(), Arc::clone(payload));
+            let named = |(name, payload): &'_ (SecretName, Arc<Payload>)| {
+                (name.clone(), Arc::clone(payload))
+            };
             let values: Vec<_> = values.iter().map(named).collect();
             let values = values.iter();
-            Matcher::new(values.map(|(name, payload)| Named { name, value: &payload.value }), options)
+            Matcher::new(
+                values.map(|(name, payload)| Named { name, value: &payload.value }),
+                options,
+            )
         });
         let matcher = matcher
             .await

@@ -24,7 +24,7 @@ mod render;
 mod resolve;
 mod update;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -64,6 +64,17 @@ use crate::{
 pub struct Limits {
     /// Secrets per workspace, user- and system-managed together.
     pub max_secrets_per_workspace: u64,
+    /// Calls of Redact and PrepareTemplate per workspace and minute.
+    pub redactions_per_minute: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_secrets_per_workspace: 10_000,
+            redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
+        }
+    }
 }
 
 /// All that the operations need, wired once.

@@ -1,10 +1,6 @@
 //! PrepareTemplate: a workflow without values, for publishing.
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use zeroize::Zeroizing;
 
@@ -281,9 +277,10 @@ fn whole<'m>(text: &str, found: Vec<Finding<'m>>) -> Vec<Whole<'m>> {
             range = before.len()..text.len() - rest.len();
             let scheme = before.strip_suffix(' ').map(|before| before.trim_end_matches(' '));
             let basic = |text: &str| {
-                text.len().checked_sub(5).and_then(|at| text.get(at..)).is_some_and(|word| {
-                    word.eq_ignore_ascii_case("basic")
-                })
+                text.len()
+                    .checked_sub(5)
+                    .and_then(|at| text.get(at..))
+                    .is_some_and(|word| word.eq_ignore_ascii_case("basic"))
             };
             if scheme.is_some_and(basic) {
                 written = Written::Basic;

@@ -5,16 +5,20 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use governor::{
     Quota, RateLimiter,
     clock::{Clock as GovernorClock, Reference as _},
+    middleware::NoOpMiddleware,
     state::keyed::HashMapStateStore,
 };
 
 use super::Error;
 use crate::domain::{Clock, WorkspaceId};
 
+type Limiter =
+    RateLimiter<WorkspaceId, HashMapStateStore<WorkspaceId>, Monotonic, NoOpMiddleware<Duration>>;
+
 /// Bounds calls of Redact and PrepareTemplate per workspace and minute, on this
 /// replica. Unused calls do not add up to more than one minute's.
 pub struct Rates {
-    limiter: RateLimiter<WorkspaceId, HashMapStateStore<WorkspaceId>, Monotonic>,
+    limiter: Limiter,
     clock: Monotonic,
 }
 

@@ -114,9 +114,8 @@ impl Secrets {
         let credentials = request.credentials.all();
         let names = request.template.names();
         let lines = names.into_iter().map(|name| line(Some(name), None));
-        let mut lines: Vec<_> = lines
-            .chain(credentials.iter().map(|one| line(Some(&one.secret), Some(one))))
-            .collect();
+        let mut lines: Vec<_> =
+            lines.chain(credentials.iter().map(|one| line(Some(&one.secret), Some(one)))).collect();
         if lines.is_empty() {
             lines.push(line(None, None));
         }

@@ -123,7 +123,7 @@ impl Iterator for Walker<'_> {
 
 /// The character that a string's raw text has there, and its raw length. A lone
 /// surrogate reads as U+FFFD.
-fn unit(raw: &str, at: usize) -> Option<(char, usize)> {
+pub(super) fn unit(raw: &str, at: usize) -> Option<(char, usize)> {
     let rest = raw.get(at..)?;
     let mut chars = rest.chars();
     let first = chars.next()?;

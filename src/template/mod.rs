@@ -43,8 +43,8 @@ use self::{
 use crate::domain::{Plaintext, SecretName};
 
 pub use self::{
-    place::{Location, Place},
-    rewrite::{Edit, RewriteError, Token},
+    place::{Location, MAX_POINTER_BYTES, Place},
+    rewrite::{Edit, Replacement, RewriteError, Token},
 };
 
 /// Longest template, in bytes.

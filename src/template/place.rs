@@ -1,9 +1,12 @@
-//! Where in a template something stands. Told only when asked: the path of a
-//! place may be as long as the template.
+//! Where in a template something stands. Told only when asked: to tell each
+//! place of a long template would take far longer than to read it.
 
 use std::{fmt, ops::Range};
 
-use super::{Format, json::Decoded};
+use super::json::unit;
+
+/// Longest pointer; what is longer is cut, and ends in `…`.
+pub const MAX_POINTER_BYTES: usize = 1_024;
 
 /// A place in a template, for whoever sent the template and nobody else: a
 /// pointer is made of the template's keys.
@@ -148,8 +151,12 @@ pub(super) enum Path<'t> {
 }
 
 impl Location<'_> {
-    /// The place. A pointer may be as long as the template: whoever tells many
-    /// must limit them.
+    /// Tells locations of one template apart, in its order.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// The place.
     pub fn place(&self) -> Place {
         self.place_at(0)
     }
@@ -166,27 +173,36 @@ impl Location<'_> {
             Path::Frames(frames) => frames.iter().map(|frame| &frame.step).collect(),
             Path::Kept(paths, node) => paths.steps(node),
         };
-        let pointer = steps.iter().fold(String::new(), |mut pointer, step| {
-            self.push(step, &mut pointer);
-            pointer
-        });
+        let mut pointer = String::new();
+        for step in steps {
+            if !self.push(step, &mut pointer) {
+                pointer.truncate(pointer.floor_char_boundary(MAX_POINTER_BYTES));
+                pointer.push('…');
+                break;
+            }
+        }
         if self.in_key { Place::Key { pointer } } else { Place::Value { pointer } }
     }
 
-    fn push(&self, step: &Step, pointer: &mut String) {
+    /// Appends a step; false: the pointer is as long as it may get.
+    fn push(&self, step: &Step, pointer: &mut String) -> bool {
         pointer.push('/');
         match step {
             Step::Index(index) => pointer.push_str(&index.to_string()),
             Step::Key(raw) => {
-                let raw = self.source.get(raw.clone()).unwrap_or_default();
-                for c in Decoded::new(Format::Json, raw).text().chars() {
+                let (raw, mut at) = (self.source.get(raw.clone()).unwrap_or_default(), 0);
+                while let Some((c, length)) = unit(raw, at)
+                    && pointer.len() <= MAX_POINTER_BYTES
+                {
                     match c {
                         '~' => pointer.push_str("~0"),
                         '/' => pointer.push_str("~1"),
                         c => pointer.push(c),
                     }
+                    at += length;
                 }
             }
         }
+        pointer.len() <= MAX_POINTER_BYTES
     }
 }

@@ -1,5 +1,5 @@
-//! Looking through a template's strings and numbers, and putting references in
-//! their place.
+//! Looking through a template's strings and numbers, and putting references or
+//! other text in their place.
 
 use std::{convert::Infallible, ops::Range};
 
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Format, Location, MAX_TEMPLATE_BYTES, Template,
-    json::{Decoded, Part, Walker},
+    json::{self, Decoded, Part, Walker},
     place::Path,
 };
 use crate::domain::SecretName;
@@ -20,12 +20,20 @@ pub enum Token<'t> {
     Number(&'t str),
 }
 
-/// Puts a reference in place of a part of a token.
+/// Puts something in place of a part of a token.
 pub struct Edit {
     /// The part: bytes of the token's text, not empty.
     pub range: Range<usize>,
-    /// The secret.
-    pub name: SecretName,
+    /// What to put there.
+    pub with: Replacement,
+}
+
+/// What may take the place of a part of a token.
+pub enum Replacement {
+    /// A reference to this secret.
+    Reference(SecretName),
+    /// This text, which must hold no reference.
+    Text(String),
 }
 
 /// Why a template was not rewritten. Never holds a part of it.
@@ -63,8 +71,8 @@ impl Template {
         });
     }
 
-    /// Puts references in place of what `edit` tells of each token; all else
-    /// stays byte for byte. A number that is edited becomes a string.
+    /// Puts references and texts in place of what `edit` tells of each token; all
+    /// else stays byte for byte. A number that is edited becomes a string.
     ///
     /// Each new reference renders to its value: backslashes that would escape
     /// it are doubled.
@@ -76,7 +84,7 @@ impl Template {
         mut edit: impl FnMut(&Location<'_>, Token<'_>) -> Vec<Edit>,
     ) -> Result<Zeroizing<String>, RewriteError> {
         let mut changes: Vec<(Range<usize>, String)> = vec![];
-        // Of the references alone, so that memory is bounded while they are
+        // Of what is put in alone, so that memory is bounded while they are
         // collected.
         let mut length = 0;
         let backslash = match self.format {
@@ -90,21 +98,26 @@ impl Template {
             if quoted {
                 changes.push((start..start, "\"".to_owned()));
             }
-            let (text, mut cursor, mut done) = (found.decoded.text(), found.decoded.cursor(), 0);
-            for Edit { range, name } in edits {
-                let before = text.get(done..range.start).ok_or(RewriteError::Unfit)?;
-                if text.get(range.clone()).is_none_or(str::is_empty) {
+            let (all, mut cursor, mut done) = (found.decoded.text(), found.decoded.cursor(), 0);
+            for Edit { range, with } in edits {
+                let before = all.get(done..range.start).ok_or(RewriteError::Unfit)?;
+                if all.get(range.clone()).is_none_or(str::is_empty) {
                     return Err(RewriteError::Unfit);
                 }
                 let escaping = before.len() - before.trim_end_matches('\\').len();
-                let reference = format!("{}{{{{secrets.{name}}}}}", backslash.repeat(escaping));
-                length += reference.len();
+                let text = match with {
+                    Replacement::Reference(name) => {
+                        format!("{}{{{{secrets.{name}}}}}", backslash.repeat(escaping))
+                    }
+                    Replacement::Text(text) => self.written(&text),
+                };
+                length += text.len();
                 if length > MAX_TEMPLATE_BYTES {
                     return Err(RewriteError::TooLarge);
                 }
                 done = range.end;
                 let raw = start + cursor.raw(range.start)..start + cursor.raw(range.end);
-                changes.push((raw, reference));
+                changes.push((raw, text));
             }
             if quoted {
                 changes.push((end..end, "\"".to_owned()));
@@ -114,6 +127,18 @@ impl Template {
         let changes: Vec<_> =
             changes.iter().map(|(range, text)| (range.clone(), &**text)).collect();
         self.replace(&changes, Format::Text, MAX_TEMPLATE_BYTES).ok_or(RewriteError::TooLarge)
+    }
+
+    /// Text as it is written in a template of this format.
+    fn written(&self, text: &str) -> String {
+        match self.format {
+            Format::Text => text.to_owned(),
+            Format::Json => {
+                let mut written = String::with_capacity(json::escaped_length(text));
+                json::escape(text, &mut written);
+                written
+            }
+        }
     }
 
     fn each<E>(
