@@ -25,7 +25,7 @@ const CROWD: usize = 16;
 const TRIES: usize = 64;
 
 /// Bits of the bitmap per window: one look in so many is in vain.
-const BITS: usize = 64;
+const BITS: usize = 128;
 
 /// A set of hashes that may contain others too.
 struct Bits {
@@ -156,28 +156,32 @@ impl Anchors {
     /// Calls `visit` with every place where a pattern may start; with some
     /// more than once, in no order.
     pub(super) fn places(&self, text: &[u8], mut visit: impl FnMut(usize)) {
-        let mut look = |at: usize, hash: u64| {
-            if self.bits.may_have(hash) {
-                let first = self.hashes.partition_point(|known| *known < hash);
-                let known = self.hashes.iter().zip(&self.places).skip(first);
-                known
-                    .take_while(|(known, _)| **known == hash)
-                    .filter_map(|(_, place)| at.checked_sub(*place))
-                    .for_each(&mut visit);
-            }
-        };
         let mut at = 0;
         for eight in text.windows(MAX_WIDTH).step_by(self.stride) {
             if let Some(eight) = eight.first_chunk() {
-                look(at, self.windows.hash(*eight));
+                let hash = self.windows.hash(*eight);
+                if self.bits.may_have(hash) {
+                    self.look(at, hash, &mut visit);
+                }
             }
             at += self.stride;
         }
         // Narrower windows fit behind the last of eight bytes.
         while let Some(hash) = text.get(at..).and_then(|rest| self.windows.first(rest)) {
-            look(at, hash);
+            self.look(at, hash, &mut visit);
             at += self.stride;
         }
+    }
+
+    /// Apart, so that the loop over the text stays small.
+    #[inline(never)]
+    fn look(&self, at: usize, hash: u64, visit: &mut impl FnMut(usize)) {
+        let first = self.hashes.partition_point(|known| *known < hash);
+        let known = self.hashes.iter().zip(&self.places).skip(first);
+        known
+            .take_while(|(known, _)| **known == hash)
+            .filter_map(|(_, place)| at.checked_sub(*place))
+            .for_each(visit);
     }
 
     /// Memory it holds.

@@ -15,6 +15,9 @@ pub(super) const SHORT: usize = 8;
 /// Base64 of fewer characters says too little to be taken for a value.
 const MIN_BASE64: usize = 4;
 
+/// Where `base64`, Python and `openssl` break lines.
+const COLUMNS: [usize; 2] = [64, 76];
+
 /// Values that are no secret, in lower case.
 const COMMON_WORDS: [&str; 20] = [
     "0.0.0.0",
@@ -107,7 +110,7 @@ pub(super) fn is_common(text: &str) -> bool {
     COMMON_WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
 }
 
-/// Every form of a value, none twice.
+/// Every form of a value. Lines may come twice.
 pub(super) fn forms(value: &str) -> Vec<Form> {
     let mut found = Forms(vec![]);
     found.whole(value, false);
@@ -119,7 +122,7 @@ pub(super) fn forms(value: &str) -> Vec<Form> {
     if value.contains('\n') {
         for line in value.split('\n').map(|line| line.trim_end_matches('\r')) {
             if line.len() >= SHORT && !is_boilerplate(line) {
-                found.add(Encoding::Line, Zeroizing::new(line.into()), true);
+                found.line(Encoding::Line, line.as_bytes());
             }
         }
     }
@@ -147,6 +150,12 @@ impl Forms {
         }
     }
 
+    /// Unlike [`Self::add`] it does not look for an equal one: there may be
+    /// thousands of lines.
+    fn line(&mut self, encoding: Encoding, line: &[u8]) {
+        self.0.push(Form { encoding, bytes: Zeroizing::new(line.into()), part: true });
+    }
+
     fn whole(&mut self, value: &str, part: bool) {
         let encoding = if part { Encoding::Line } else { Encoding::Raw };
         self.add(encoding, Zeroizing::new(value.into()), part);
@@ -168,7 +177,7 @@ impl Forms {
 
     /// Base64 of a value that `before` bytes (modulo 3) precede: the
     /// characters that the value alone determines, and those to the end if it
-    /// ends there.
+    /// ends there. Of a value that nothing precedes, also the lines.
     fn base64(&mut self, value: &str, before: usize, part: bool) {
         let mut data = Zeroizing::new(Vec::with_capacity(before + value.len()));
         data.resize(before, 0);
@@ -189,6 +198,11 @@ impl Forms {
                 };
             }
             self.add(Encoding::Base64Url, text, part);
+        }
+        let lined = open.get(..inner).filter(|_| before == 0).unwrap_or_default();
+        for columns in COLUMNS.into_iter().filter(|columns| lined.len() > *columns) {
+            let lines = lined.chunks(columns).filter(|line| line.len() >= SHORT);
+            lines.for_each(|line| self.line(Encoding::Base64, line));
         }
     }
 }

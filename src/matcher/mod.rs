@@ -119,7 +119,7 @@ pub struct Matcher {
 
 impl Matcher {
     /// Prepares to look for some values. Equal ones go by the name that sorts
-    /// first. It takes CPU time: about a millisecond per 100 values.
+    /// first. It takes CPU time: about 2 ms for 100 values.
     ///
     /// # Errors
     /// Their forms take too much memory.
@@ -199,25 +199,27 @@ impl Matcher {
     /// Of each place in `starts` where a pattern stands, the longest; in order.
     /// Only patterns that `text` holds to their ends are seen.
     fn matches(&self, text: &[u8], starts: Range<usize>) -> Vec<Match> {
-        let mut found = vec![];
-        let mut ask = |start: usize| {
-            let rest = text.get(start..).filter(|_| starts.contains(&start));
-            if let Some(rest) = rest
-                && self.heads.may_start(rest)
-                && let Some(pattern) = self.table.at_start(rest)
-                && let Some(length) = self.table.get(pattern).map(|pattern| pattern.len())
-            {
-                found.push(Match { start: as_u64(start), end: as_u64(start + length), pattern });
-            }
-        };
+        let rest = |start: usize| text.get(start..).unwrap_or_default();
+        let likely = |start: &usize| starts.contains(start) && self.heads.may_start(rest(*start));
+        let mut places: Vec<usize> = vec![];
         if starts.len() <= FEW {
-            starts.clone().for_each(ask);
+            places.extend(starts.clone().filter(likely));
         } else {
-            self.anchors.iter().for_each(|anchors| anchors.places(text, &mut ask));
-            found.sort_unstable_by_key(|found| found.start);
-            found.dedup_by_key(|found| found.start);
+            for anchors in &self.anchors {
+                anchors.places(text, |start| {
+                    self.table.count(1);
+                    places.extend(Some(start).filter(likely));
+                });
+            }
+            places.sort_unstable();
+            places.dedup();
         }
-        found
+        let found = places.into_iter().filter_map(|start| {
+            let pattern = self.table.at_start(rest(start))?;
+            let end = start + self.table.get(pattern)?.len();
+            Some(Match { start: as_u64(start), end: as_u64(end), pattern })
+        });
+        found.collect()
     }
 
     /// The first place of a text from which on it may be the start of a
