@@ -20,6 +20,7 @@ pub mod domain;
 pub mod envelope;
 pub mod grpc;
 pub mod kms;
+pub mod matcher;
 pub mod probe;
 pub mod service;
 pub mod store;

@@ -47,7 +47,7 @@ pub(super) struct Wanted {
 /// Matchers in memory. A replica that changes a workspace drops its matchers at
 /// once; those of other replicas are dropped when they are next asked for, and
 /// by [`Secrets::tidy`].
-pub struct Matchers {
+pub(super) struct Matchers {
     kept: Mutex<Kept>,
     building: Semaphore,
 }
@@ -163,15 +163,8 @@ impl Secrets {
         let values = self.values(workspace, &names, wanted.names.is_some()).await?;
         let options = MatcherOptions { mask_short: wanted.mask_short };
         let matcher = tokio::task::spawn_blocking(move || {
-            let named = |(name, payload): &'_ (SecretName, Arc<Payload>)| {
-                (name.clone(), Arc::clone(payload))
-            };
-            let values: Vec<_> = values.iter().map(named).collect();
-            let values = values.iter();
-            Matcher::new(
-                values.map(|(name, payload)| Named { name, value: &payload.value }),
-                options,
-            )
+            let all = values.iter().map(|(name, payload)| Named { name, value: &payload.value });
+            Matcher::new(all, options)
         });
         let matcher = matcher
             .await

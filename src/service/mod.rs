@@ -37,9 +37,7 @@ pub use delete::DeleteSecret;
 pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use list::{ListSecrets, Page, PageSize};
-pub use matchers::Matchers;
 pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
-pub use rates::Rates;
 pub use redact::{OpenRedaction, Redaction, Tally};
 pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
@@ -49,6 +47,8 @@ pub use update::{ExpiryChange, UpdateSecret};
 use self::{
     access::{Caller, Grants, Policy},
     audit::{Action, AuditEvent, AuditLog},
+    matchers::Matchers,
+    rates::Rates,
 };
 use crate::{
     domain::{
@@ -56,7 +56,7 @@ use crate::{
         WrappedDataKey,
     },
     envelope::Keyring,
-    store::{Key, Record, Store, codec},
+    store::{Key, Record, Store, StoreError, codec},
 };
 
 /// Limits that an operator may set.
@@ -77,8 +77,8 @@ impl Default for Limits {
     }
 }
 
-/// All that the operations need, wired once.
-pub struct Secrets {
+/// What the operations are made of.
+pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
     /// Data keys.
@@ -93,15 +93,25 @@ pub struct Secrets {
     pub environment: Environment,
     /// Operator's limits.
     pub limits: Limits,
-    /// How often workspaces may be asked whether text holds their values.
-    pub rates: Rates,
-    /// What is derived from the values of workspaces.
-    pub matchers: Matchers,
-    /// Streams end when this does.
-    pub ending: CancellationToken,
-    /// Changes and streams under way. They go on when their caller hangs up; shutdown
-    /// waits for them.
+}
+
+/// All that the operations need, wired once.
+pub struct Secrets {
+    store: Arc<dyn Store>,
+    keyring: Keyring,
+    clock: Arc<dyn Clock>,
+    /// Audit stream.
+    pub audit: AuditLog,
+    policy: Arc<ArcSwap<Policy>>,
+    environment: Environment,
+    limits: Limits,
+    rates: Rates,
+    matchers: Matchers,
+    /// Changes and streams under way. They go on when their caller hangs up;
+    /// shutdown waits for them.
     pub changes: TaskTracker,
+    /// Cancelled when no more calls are taken: streams end then.
+    pub ending: CancellationToken,
 }
 
 /// A secret as callers see it: metadata and etag, never the value.
@@ -156,6 +166,32 @@ impl ActiveKey {
 }
 
 impl Secrets {
+    /// Wires the operations.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
+        Self {
+            rates: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
+            matchers: Matchers::default(),
+            changes: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            store,
+            keyring,
+            clock,
+            audit,
+            policy,
+            environment,
+            limits,
+        }
+    }
+
+    /// Whether the store can be used now.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+
     fn grants(&self, caller: &Caller, workspace: &WorkspaceId) -> Grants {
         self.policy.load().grants(&caller.id, workspace)
     }

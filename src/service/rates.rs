@@ -17,14 +17,14 @@ type Limiter =
 
 /// Bounds calls of Redact and PrepareTemplate per workspace and minute, on this
 /// replica. Unused calls do not add up to more than one minute's.
-pub struct Rates {
+pub(super) struct Rates {
     limiter: Limiter,
     clock: Monotonic,
 }
 
 impl Rates {
     /// So many calls per workspace and minute.
-    pub fn new(per_minute: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(per_minute: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
         let clock = Monotonic(clock);
         let store = HashMapStateStore::default();
         Self {

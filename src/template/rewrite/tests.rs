@@ -16,12 +16,16 @@ fn name(name: &str) -> SecretName {
     SecretName::parse(name).unwrap()
 }
 
+fn refer(range: Range<usize>, name: SecretName) -> Edit {
+    Edit { range, with: Replacement::Reference(name) }
+}
+
 /// Puts a reference to `A` in place of every occurrence.
 fn replace(format: Format, source: &str, pasted: &str) -> Result<String, RewriteError> {
     let rewritten = parse(format, source).rewrite(|_, token| {
         let (Token::String(text) | Token::Number(text)) = token;
         let found = text.match_indices(pasted);
-        found.map(|(at, _)| Edit { range: at..at + pasted.len(), name: name("A") }).collect()
+        found.map(|(at, _)| refer(at..at + pasted.len(), name("A"))).collect()
     });
     rewritten.map(|text| text.to_string())
 }
@@ -116,7 +120,7 @@ fn edits_that_do_not_fit_are_refused() {
     ] {
         for source in [r#""x\u00e9yzab""#, "\"xéyzab\""] {
             let rewritten = parse(Json, source).rewrite(|_, _| {
-                ranges.iter().map(|range| Edit { range: range.clone(), name: name("A") }).collect()
+                ranges.iter().map(|range| refer(range.clone(), name("A"))).collect()
             });
             assert_eq!(rewritten.err(), Some(RewriteError::Unfit), "{ranges:?}");
         }
@@ -131,7 +135,7 @@ fn the_length_of_a_result_is_limited_exactly() {
         (MAX_TEMPLATE_BYTES - 139, Err(RewriteError::TooLarge)),
     ] {
         let template = parse(Text, &format!("x{}", " ".repeat(blanks)));
-        let rewritten = template.rewrite(|_, _| vec![Edit { range: 0..1, name: long.clone() }]);
+        let rewritten = template.rewrite(|_, _| vec![refer(0..1, long.clone())]);
         assert_eq!(rewritten.map(|text| text.len()), length);
     }
     let many = "x".repeat(MAX_TEMPLATE_BYTES);
@@ -185,7 +189,7 @@ proptest! {
                 let name = name(&format!("S{}", taken.len()));
                 let value = Plaintext::parse(text[start..end].to_owned()).ok().unwrap();
                 taken.insert(name.clone(), value);
-                edits.push(Edit { range: start..end, name });
+                edits.push(refer(start..end, name));
             }
             edits
         });
