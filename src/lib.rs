@@ -3,7 +3,7 @@
 //!
 //! Imports go strictly downward: a file may use the floors below its own and
 //! its siblings' public items, never a floor above. `kms` and `store` never
-//! see each other; `template` is pure. `tests/integration/floors.rs` holds this.
+//! see each other; `matcher` and `template` are pure. `tests/integration/floors.rs` holds this.
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
@@ -11,7 +11,8 @@
 //! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
 //! | 3 | [`service`] | one file per operation or policy |
 //! | 2 | [`envelope`] | sealing and opening values, data keys |
-//! | 1 | [`kms`], [`store`], [`template`] | two traits and their adapters; references in text and JSON |
+//! | 1 | [`kms`], [`store`] | two traits and their adapters |
+//! | 1 | [`matcher`], [`template`] | values in text; references in text and JSON |
 //! | 0 | [`domain`] | types that cannot be wrong |
 
 pub mod app;

@@ -257,8 +257,8 @@ fn unresolved(
         let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));
         let size = kind.len()
             + name.len()
-            + place.len()
-            + 8
+            + 6
+            + if place.is_empty() { 0 } else { place.len() + 2 }
             + suggestion.as_ref().map_or(0, |(key, other)| key.len() + other.len() + 9);
         if size > room {
             metadata.insert("unlisted".into(), (all.len() - listed).to_string());

@@ -5,9 +5,10 @@
 use std::{fs, path::Path};
 
 /// Floor of each module under `src/`.
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("domain", 0),
     ("kms", 1),
+    ("matcher", 1),
     ("store", 1),
     ("envelope", 2),
     ("service", 3),
@@ -23,7 +24,7 @@ const FLOORS: [(&str, u8); 13] = [
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 13] = [
+const ADAPTERS: [(&str, &[&str]); 14] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),
@@ -32,6 +33,7 @@ const ADAPTERS: [(&str, &[&str]); 13] = [
     ("aws_smithy", &["kms/aws"]),
     ("aws_types", &["kms/aws"]),
     ("clap", &["config.rs", "config/", "main.rs"]),
+    ("governor", &["service/rates.rs"]),
     ("hyper", &["grpc/", "probe.rs"]),
     ("prost", &["grpc/", "store/codec.rs"]),
     ("redb", &["store/embedded"]),
