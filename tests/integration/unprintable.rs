@@ -20,7 +20,6 @@ use workflow_secrets::{
         UpdateSecret,
     },
     store::{Batch, Record, Write, redis::Password},
-    template::Template,
     template::{Location, Place, Reference, Template, Token},
 };
 
@@ -65,10 +64,10 @@ fn values_and_keys_cannot_be_printed_copied_or_written_out() {
     has_none!(Display: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
     has_none!(Clone: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
     has_none!(Serialize: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
-    has_none!(Debug: PrepareTemplate, Prepared, Template, Matcher, Redactor, Redaction);
-    has_none!(Display: PrepareTemplate, Prepared, Template, Matcher, Redactor, Redaction);
-    has_none!(Clone: PrepareTemplate, Prepared, Template, Matcher, Redactor, Redaction);
-    has_none!(Serialize: PrepareTemplate, Prepared, Template, Matcher, Redactor, Redaction);
+    has_none!(Debug: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
+    has_none!(Display: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
+    has_none!(Clone: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
+    has_none!(Serialize: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
     has_none!(Debug: CreateSecretRequest, UpdateSecretRequest);
     has_none!(Debug: ResolvedSecret, ResolveSecretsResponse);
     has_none!(Debug: proto::RenderTemplateRequest, proto::RenderTemplateResponse);
