@@ -109,19 +109,22 @@ fn a_number_that_holds_a_value_becomes_a_string() {
 #[test]
 fn edits_that_do_not_fit_are_refused() {
     for ranges in [
-        vec![0..0],
-        vec![2..1],
-        vec![0..9],
-        vec![7..9],
-        vec![0..2],
-        vec![4..5, 0..1],
-        vec![0..1, 0..1],
-        vec![0..4, 3..5],
-        vec![0..usize::MAX],
+        &[(0, 0)][..],
+        &[(2, 1)],
+        &[(0, 9)],
+        &[(7, 9)],
+        &[(0, 2)],
+        &[(4, 5), (0, 1)],
+        &[(0, 1), (0, 1)],
+        &[(0, 4), (3, 5)],
+        &[(0, usize::MAX)],
     ] {
         for source in [r#""x\u00e9yzab""#, "\"xéyzab\""] {
             let rewritten = parse(Json, source).rewrite(|_, _| {
-                ranges.iter().map(|range| Edit { range: range.clone(), name: name("A") }).collect()
+                ranges
+                    .iter()
+                    .map(|&(start, end)| Edit { range: start..end, name: name("A") })
+                    .collect()
             });
             assert_eq!(rewritten.err(), Some(RewriteError::Unfit), "{ranges:?}");
         }
