@@ -1,7 +1,7 @@
 //! API messages to domain types and back. Every field is checked here, all
 //! faults of a message are told at once, and nothing is checked again later.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use super::proto;
 use crate::{
@@ -242,12 +242,13 @@ pub(super) fn page(page: Page) -> proto::ListSecretsResponse {
 
 pub(super) fn resolved(all: Vec<Resolved>) -> proto::ResolveSecretsResponse {
     let entry = |Resolved { alias, name, payload }: Resolved| {
-        let secret = proto::ResolvedSecret {
-            name: name.to_string(),
-            value: payload.value.into_exposed(),
-            version: payload.version,
-            expire_time: payload.expire_time.map(timestamp),
+        let (version, expire_time) = (payload.version, payload.expire_time.map(timestamp));
+        // Moved out under the last of its aliases, copied for the others.
+        let value = match Arc::try_unwrap(payload) {
+            Ok(payload) => payload.value.into_exposed(),
+            Err(shared) => shared.value.expose().to_owned(),
         };
+        let secret = proto::ResolvedSecret { name: name.to_string(), value, version, expire_time };
         (alias.to_string(), secret)
     };
     proto::ResolveSecretsResponse { secrets: all.into_iter().map(entry).collect() }

@@ -7,7 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     domain::SecretName,
-    service::{Cause, Error, FieldViolation},
+    service::{Cause, Error, FieldViolation, Unresolved},
 };
 
 /// `ErrorInfo.domain` of every error.
@@ -193,42 +193,52 @@ fn bad_request(
 }
 
 /// The first names, for messages that people read.
-fn summary(names: &[(SecretName, Cause)]) -> String {
+fn summary(all: &[Unresolved]) -> String {
     const NAMED: usize = 2;
-    let named = names.iter().take(NAMED).map(|(name, cause)| match cause {
-        Cause::Missing(_) => format!("{name} does not exist"),
-        Cause::Expired => format!("{name} has expired"),
+    let told = all.iter().take(NAMED).map(|Unresolved { name, cause, place }| {
+        let name = name.as_ref().map_or("a reference", SecretName::as_str);
+        let place = place.as_ref().map_or_else(String::new, |place| format!(" (at {place})"));
+        match cause {
+            Cause::Missing(_) => format!("{name} does not exist{place}"),
+            Cause::Expired => format!("{name} has expired{place}"),
+            Cause::Malformed => format!("{name} is malformed{place}"),
+        }
     });
-    let more = match names.len().saturating_sub(NAMED) {
+    let more = match all.len().saturating_sub(NAMED) {
         0 => None,
-        more => Some(format!("and {more} more are missing or expired")),
+        more => Some(format!("and {more} more cannot be resolved")),
     };
-    named.chain(more).collect::<Vec<_>>().join(", ")
+    told.chain(more).collect::<Vec<_>>().join(", ")
 }
 
-/// One violation per name, with its suggestion, as many as fit.
+/// One violation per name and place, with its suggestion, as many as fit.
 fn unresolved(
     details: &mut ErrorDetails,
     metadata: &mut HashMap<String, String>,
-    names: &[(SecretName, Cause)],
+    all: &[Unresolved],
 ) {
     let mut room = DETAIL_BYTES;
-    for (listed, (name, cause)) in names.iter().enumerate() {
+    for (listed, Unresolved { name, cause, place }) in all.iter().enumerate() {
+        let name = name.as_ref().map_or("", SecretName::as_str);
+        let place = place.as_deref().unwrap_or_default();
         let (kind, suggestion) = match cause {
             Cause::Missing(other) => ("MISSING", other.as_ref()),
             Cause::Expired => ("EXPIRED", None),
+            Cause::Malformed => ("MALFORMED", None),
         };
         let suggestion = suggestion.map(|other| (format!("suggestion.{name}"), other.to_string()));
+        let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));
         let size = kind.len()
-            + name.as_str().len()
-            + 6
+            + name.len()
+            + place.len()
+            + 8
             + suggestion.as_ref().map_or(0, |(key, other)| key.len() + other.len() + 9);
         if size > room {
-            metadata.insert("unlisted".into(), (names.len() - listed).to_string());
+            metadata.insert("unlisted".into(), (all.len() - listed).to_string());
             return;
         }
         room -= size;
-        details.add_precondition_failure_violation(kind, name.as_str(), "");
+        details.add_precondition_failure_violation(kind, name, place);
         metadata.extend(suggestion);
     }
 }
@@ -243,7 +253,11 @@ mod tests {
         let names = |suggestions| -> Vec<_> {
             (0..100)
                 .map(|n| (name("A", n), (n < suggestions).then(|| name("a", n))))
-                .map(|(name, other)| (name, Cause::Missing(other)))
+                .map(|(name, other)| Unresolved {
+                    name: Some(name),
+                    cause: Cause::Missing(other),
+                    place: None,
+                })
                 .collect()
         };
         for suggestions in [0, 10, 100] {

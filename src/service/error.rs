@@ -25,6 +25,17 @@ impl FieldViolation {
     }
 }
 
+/// A secret that is wanted and cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Its name; `None` for [`Cause::Malformed`].
+    pub name: Option<SecretName>,
+    /// Why.
+    pub cause: Cause,
+    /// Where it is wanted, if that is more than its name.
+    pub place: Option<String>,
+}
+
 /// Why a name does not resolve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -33,6 +44,8 @@ pub enum Cause {
     Missing(Option<SecretName>),
     /// Its expiry has passed.
     Expired,
+    /// What begins like a reference is none.
+    Malformed,
 }
 
 /// Why a call was refused or failed. Holds no value, key or ciphertext.
@@ -91,9 +104,9 @@ pub enum Error {
     /// The request id stands for another request.
     #[error("request id reused")]
     RequestIdReused,
-    /// Names that do not resolve, each once.
+    /// Names that do not resolve, each once per place.
     #[error("{} secrets unresolved", .0.len())]
-    Unresolved(Vec<(SecretName, Cause)>),
+    Unresolved(Vec<Unresolved>),
     /// The workspace holds as many secrets as it may.
     #[error("quota exceeded")]
     QuotaExceeded {

@@ -13,6 +13,7 @@ mod error;
 mod get;
 mod idempotency;
 mod list;
+mod open;
 mod resolve;
 mod update;
 
@@ -23,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub use create::CreateSecret;
 pub use delete::DeleteSecret;
-pub use error::{Cause, Error, FieldViolation};
+pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};

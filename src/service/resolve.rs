@@ -1,25 +1,18 @@
 //! ResolveSecrets: the hot path of every workflow run.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    ActiveKey, Caller, Cause, Error, FieldViolation, Secrets, Stored,
+    Caller, Error, FieldViolation, Secrets, Unresolved,
     audit::{Action, AuditEvent},
 };
 use crate::{
-    domain::{Alias, DataKeyId, RunId, SecretName, Timestamp, WorkflowId, WorkspaceId},
-    envelope::{self, Binding, DataKey, Payload, SealedRecord},
-    store::{Key, Record},
+    domain::{Alias, RunId, SecretName, WorkflowId, WorkspaceId},
+    envelope::Payload,
 };
 
 /// Most credentials of one call.
 pub const MAX_CREDENTIALS: usize = 100;
-
-/// Missing names of one call for which another spelling is looked up.
-const SUGGESTIONS: usize = 10;
 
 /// A secret and the key under which its value is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +81,9 @@ pub struct Resolved {
     pub alias: Alias,
     /// The secret.
     pub name: SecretName,
-    /// Value, version and expiry, as sealed together.
-    pub payload: Payload,
+    /// Value, version and expiry, as sealed together; shared with the other
+    /// aliases of the secret.
+    pub payload: Arc<Payload>,
 }
 
 impl Secrets {
@@ -120,44 +114,22 @@ impl Secrets {
         if !grants.resolve() {
             return Err(Error::NotGranted);
         }
-        // A secret may be wanted under several aliases: it is read once.
+        // A secret may be wanted under several aliases: it is opened once.
         let credentials = &request.credentials.0;
-        let names: BTreeSet<_> = credentials.iter().map(|credential| &credential.secret).collect();
-        let mut keys = vec![Key::active_data_key()];
-        for name in &names {
-            keys.extend([Key::metadata(name), Key::value(name)]);
-        }
-        let mut records = self.store.read(workspace, &keys).await?.into_iter();
-        let active = ActiveKey::decode(records.next().flatten())?;
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        let records: BTreeMap<_, _> = names
-            .into_iter()
-            .map(|name| (name, (records.next().flatten(), records.next().flatten())))
-            .collect();
-
-        let now = self.clock.now();
-        let mut resolved = Vec::with_capacity(credentials.len());
-        let mut unresolved = BTreeMap::new();
-        for Credential { secret, alias } in credentials {
-            let (metadata, value) = records.get(secret).cloned().unwrap_or_default();
-            match keys.open(secret, metadata, value, now).await? {
-                Ok(payload) => {
-                    resolved.push(Resolved { alias: alias.clone(), name: secret.clone(), payload });
-                }
-                Err(cause) => _ = unresolved.insert(secret.clone(), cause),
+        let names = credentials.iter().map(|credential| &credential.secret).collect();
+        let opened = self.open(workspace, &names).await?;
+        let mut unresolved = Vec::new();
+        for (name, opened) in &opened {
+            if let Err(cause) = opened.current() {
+                unresolved.push(Unresolved { name: Some((*name).clone()), cause, place: None });
             }
         }
-        if unresolved.is_empty() {
-            return Ok(resolved);
-        }
-        if grants.list() {
-            for (name, cause) in unresolved.iter_mut().take(SUGGESTIONS) {
-                if let Cause::Missing(suggestion) = cause {
-                    *suggestion = self.other_case(workspace, name).await;
-                }
-            }
-        }
-        Err(Error::Unresolved(unresolved.into_iter().collect()))
+        self.all_resolved(&grants, workspace, unresolved).await?;
+        let resolved = |Credential { secret, alias }: &Credential| {
+            let payload = Arc::clone(opened.get(secret)?.current().ok()?);
+            Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
+        };
+        Ok(credentials.iter().filter_map(resolved).collect())
     }
 
     /// One line per credential. A call that is not granted touches no secret
@@ -187,82 +159,5 @@ impl Secrets {
                 .map(|(one, resolved)| line(Some(one), Some(resolved.payload.version)))
                 .collect(),
         }
-    }
-}
-
-/// The data keys of one call, each asked for once.
-struct Keys<'a> {
-    secrets: &'a Secrets,
-    workspace: &'a WorkspaceId,
-    active: Option<ActiveKey>,
-    opened: BTreeMap<DataKeyId, Arc<DataKey>>,
-}
-
-impl Keys<'_> {
-    async fn open(
-        &mut self,
-        name: &SecretName,
-        metadata: Option<Record>,
-        value: Option<Record>,
-        now: Timestamp,
-    ) -> Result<Result<Payload, Cause>, Error> {
-        let Some(stored) = Stored::decode(name, metadata)? else {
-            return Ok(Err(Cause::Missing(None)));
-        };
-        let payload = self.open_value(&stored, value).await?;
-        // The expiry that counts is the one sealed with the value.
-        if payload.expire_time.is_some_and(|time| time <= now) {
-            return Ok(Err(Cause::Expired));
-        }
-        Ok(Ok(payload))
-    }
-
-    async fn open_value(
-        &mut self,
-        stored: &Stored,
-        value: Option<Record>,
-    ) -> Result<Payload, Error> {
-        let value = value.ok_or(Error::RecordCorrupt("sealed value absent"))?;
-        let record = SealedRecord::parse(value.bytes)?;
-        let key = self.key(record.data_key_id()).await?;
-        let binding = Binding {
-            environment: &self.secrets.environment,
-            workspace: self.workspace,
-            uid: stored.metadata.uid,
-            name: &stored.metadata.name,
-            revision: stored.metadata.value_revision,
-        };
-        let payload = envelope::open(&key, &binding, &record)?;
-        // Metadata is not sealed; what it repeats of the sealed value tells
-        // whether someone wrote to it.
-        let Stored { metadata, .. } = stored;
-        if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
-            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
-        }
-        Ok(payload)
-    }
-
-    async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {
-        if let Some(key) = self.opened.get(&id) {
-            return Ok(Arc::clone(key));
-        }
-        let active = self.active.as_ref().map(|active| &active.wrapped);
-        let key = self.secrets.keyring.for_open(self.workspace, id, active).await?;
-        self.opened.insert(id, Arc::clone(&key));
-        Ok(key)
-    }
-}
-
-impl Secrets {
-    /// Opens one stored value, to seal it again with other terms.
-    pub(super) async fn reopen(
-        &self,
-        workspace: &WorkspaceId,
-        stored: &Stored,
-        value: Option<Record>,
-        active: Option<ActiveKey>,
-    ) -> Result<Payload, Error> {
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        keys.open_value(stored, value).await
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `records` | workspace, record key | revision (8 bytes, big-endian), bytes |
 //! | `workspaces` | workspace | number of its records, at least 1 |
+//! | `revisions` | workspace | number of its last change |
 //! | `requests` | workspace, request id | second at which it is forgotten, outcome |
 //! | `expiries` | that second, workspace, request id | nothing |
 
@@ -26,13 +27,16 @@ use redb::{
     WriteTransaction, backends::FileBackend,
 };
 
-use super::{Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write};
-use crate::domain::{Clock, RequestId, WorkspaceId};
+use super::{
+    Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write, first_revision,
+};
+use crate::domain::{Clock, RequestId, Revision, WorkspaceId};
 
 type Pair = (&'static str, &'static str);
 
 const RECORDS: TableDefinition<'_, Pair, &[u8]> = TableDefinition::new("records");
 const WORKSPACES: TableDefinition<'_, &str, u64> = TableDefinition::new("workspaces");
+const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
 const REQUESTS: TableDefinition<'_, Pair, (i64, &[u8])> = TableDefinition::new("requests");
 const EXPIRIES: TableDefinition<'_, (i64, &str, &str), ()> = TableDefinition::new("expiries");
 
@@ -146,6 +150,7 @@ fn create_tables(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(RECORDS)?;
     transaction.open_table(WORKSPACES)?;
+    transaction.open_table(REVISIONS)?;
     transaction.open_table(REQUESTS)?;
     transaction.open_table(EXPIRIES)?;
     Ok(transaction.commit()?)
@@ -196,6 +201,16 @@ impl Store for EmbeddedStore {
                 _ => transaction.abort()?,
             }
             Ok(result)
+        })
+        .await
+    }
+
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        let workspace = workspace.clone();
+        self.run(move |database| {
+            let revisions = database.begin_read()?.open_table(REVISIONS)?;
+            let number = revisions.get(workspace.as_str())?.map(|number| number.value());
+            Ok(number.map(Revision::from_u64))
         })
         .await
     }
@@ -341,6 +356,12 @@ fn apply(
         0 => workspaces.remove(workspace)?,
         _ => workspaces.insert(workspace, after)?,
     };
+
+    if batch.changes() {
+        let mut revisions = transaction.open_table(REVISIONS)?;
+        let last = revisions.get(workspace)?.map(|number| number.value());
+        revisions.insert(workspace, last.unwrap_or_else(first_revision).saturating_add(1))?;
+    }
 
     let mut expiries = transaction.open_table(EXPIRIES)?;
     let mut expired = Vec::new();

@@ -130,6 +130,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Whether it is meant to change a record.
+    fn changes(&self) -> bool {
+        self.operations.iter().any(|operation| operation.write != Write::Nothing)
+    }
+
     /// Engines refuse a batch in which a key stands twice.
     fn check(&self) -> Result<(), StoreError> {
         let mut seen = HashSet::new();
@@ -139,6 +144,13 @@ impl Batch {
             Err(StoreError::Malformed("a key stands twice in the batch"))
         }
     }
+}
+
+/// The first revision of a workspace: random, so that one destroyed and made
+/// again is not mistaken for what it was. Lua counts in doubles: 2^50 leaves it
+/// room for more writes than there will be.
+fn first_revision() -> u64 {
+    Revision::initial().as_u64() >> 13
 }
 
 /// What became of a batch.
@@ -199,6 +211,12 @@ pub trait Store: Send + Sync + 'static {
     /// up. Not cancelled halfway by dropping the future, but the outcome is
     /// then unknown.
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
+
+    /// Tells states of a workspace apart: greater after each batch that puts or
+    /// deletes, whoever commits it. `None` before the first. What was read after
+    /// the revision was, and is kept under it, may be used while the revision
+    /// stays the same.
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError>;
 
     /// The outcome remembered under a request id.
     async fn request(

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `<prefix>:{ws}:records` | hash | record key -> revision (8 bytes, big-endian), bytes |
 //! | `<prefix>:{ws}:index` | sorted set | record keys, all of score 0, for byte order |
+//! | `<prefix>:{ws}:revision` | string | number of the workspace's last change |
 //! | `<prefix>:{ws}:request:<id>` | string, expires after 24 h | outcome of a request |
 //! | `<prefix>:health` | never there | target of the health probe |
 //!
@@ -38,7 +39,7 @@ pub use self::{
     connection::StartError,
 };
 use super::{Batch, Commit, Key, Record, Store, StoreError, WorkspacesCursor};
-use crate::domain::{RequestId, WorkspaceId};
+use crate::domain::{RequestId, Revision, WorkspaceId};
 
 const REQUEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -153,7 +154,8 @@ impl Store for RedisStore {
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
         batch.check()?;
-        let mut keys = vec![self.key(workspace, "records"), self.key(workspace, "index")];
+        let mut keys =
+            ["records", "index", "revision"].map(|key| self.key(workspace, key)).to_vec();
         keys.extend(batch.request.as_ref().map(|(id, _)| self.request_key(workspace, id)));
         let replicas = self.config.min_replicas;
         let arguments = commit_arguments(&batch, replicas > 0);
@@ -180,6 +182,18 @@ impl Store for RedisStore {
                 Err(StoreError::NotReplicated { acknowledged, demanded })
             }
             result => Ok(result),
+        }
+    }
+
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.key(workspace, "revision"));
+        match self.ask(&self.link, command).await? {
+            Value::Nil => Ok(None),
+            number => match text(number)?.parse() {
+                Ok(number) => Ok(Some(Revision::from_u64(number))),
+                Err(_) => Err(StoreError::Malformed("revision of a workspace")),
+            },
         }
     }
 

@@ -16,12 +16,12 @@ use tokio_util::task::TaskTracker;
 use workflow_secrets::{
     domain::{
         Actor, Alias, CallerId, Clock as _, Description, Environment, Plaintext, RequestId,
-        SecretMetadata, SecretName, Timestamp, WorkspaceId,
+        Revision, SecretMetadata, SecretName, Timestamp, WorkspaceId,
     },
     envelope::{Keyring, KeyringConfig},
     service::{
         Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, Limits, ListSecrets,
-        PageSize, ResolveSecrets, SecretView, Secrets, UpdateSecret,
+        PageSize, ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -122,12 +122,16 @@ impl Bench {
             run_id: None,
         };
         let mut resolved = self.secrets.resolve(&self.caller, request).await?;
-        Ok(resolved.remove(0).payload.value.into_exposed())
+        Ok(resolved.remove(0).payload.value.expose().to_owned())
     }
 }
 
 fn workspace() -> WorkspaceId {
     WorkspaceId::parse("ws").unwrap()
+}
+
+fn unresolved(asked: &str, cause: Cause) -> Error {
+    Error::Unresolved(vec![Unresolved { name: Some(name(asked)), cause, place: None }])
 }
 
 fn name(text: &str) -> SecretName {
@@ -144,7 +148,7 @@ async fn expiry_is_exact_to_the_nanosecond() {
     bench.clock.advance(SECOND - NANO);
     assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
     bench.clock.advance(NANO);
-    let expired = Error::Unresolved(vec![(name("KEY"), Cause::Expired)]);
+    let expired = unresolved("KEY", Cause::Expired);
     assert_eq!(bench.resolve("KEY").await, Err(expired));
 
     let refused = Err(Error::field("expire_time", "must lie in the future"));
@@ -169,7 +173,7 @@ async fn a_missing_name_suggests_another_spelling_to_those_who_may_list() {
             "StripeKey" | "stripekey" => Some(name("stripeKey")),
             _ => None,
         };
-        let missing = Error::Unresolved(vec![(name(asked), Cause::Missing(told))]);
+        let missing = unresolved(asked, Cause::Missing(told));
         assert_eq!(bench.resolve(asked).await, Err(missing));
     }
 }
@@ -296,6 +300,10 @@ impl Store for Racing {
             return Ok(Commit::Conflict(batch.operations[0].key.clone()));
         }
         self.store.commit(workspace, batch).await
+    }
+
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        self.store.revision(workspace).await
     }
 
     async fn request(

@@ -62,9 +62,15 @@ async fn keys_have_the_documented_layout() {
         ..batch([put(meta("A"), None, rec(0x0102_0304_0506_0708, b"bytes"))])
     };
     assert_eq!(run(&store, "w", create).await, "done");
-    let mut keys: Vec<_> = server.cli(&["KEYS", "*"]).lines().map(str::to_owned).collect();
-    keys.sort();
-    assert_eq!(keys, ["prod:a:{w}:index", "prod:a:{w}:records", "prod:a:{w}:request:r:1"]);
+    let keys = || {
+        let mut keys: Vec<_> = server.cli(&["KEYS", "*"]).lines().map(str::to_owned).collect();
+        keys.sort();
+        keys
+    };
+    let (request, revision) = ("prod:a:{w}:request:r:1", "prod:a:{w}:revision");
+    assert_eq!(keys(), ["prod:a:{w}:index", "prod:a:{w}:records", request, revision]);
+    let number = store.revision(&ws("w")).await.unwrap().unwrap();
+    assert_eq!(server.cli(&["GET", revision]), number.as_u64().to_string());
     let stored = server.cli(&["HGET", "prod:a:{w}:records", "m/A"]);
     assert_eq!(stored, "\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}\u{7}\u{8}bytes");
     let index = server.cli(&["ZRANGE", "prod:a:{w}:index", "0", "-1", "WITHSCORES"]);
@@ -80,7 +86,7 @@ async fn keys_have_the_documented_layout() {
     assert!(other.workspaces(None).await.unwrap().0.is_empty());
     assert_eq!(store.workspaces(None).await.unwrap().0, [ws("w")]);
     assert_eq!(run(&store, "w", batch([delete(meta("A"), None)])).await, "done");
-    assert_eq!(server.cli(&["KEYS", "*"]), "prod:a:{w}:request:r:1");
+    assert_eq!(keys(), [request, revision]);
 }
 
 #[tokio::test]

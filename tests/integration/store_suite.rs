@@ -29,6 +29,7 @@ macro_rules! suite {
             a_failed_request_is_not_remembered
             expect_empty_wants_no_record_at_all
             max_records_counts_what_is_there_afterwards
+            each_change_has_a_greater_revision
             scans_run_in_byte_order
             scans_go_on_after_a_key
             scans_keep_to_their_prefix
@@ -238,6 +239,41 @@ pub(crate) async fn max_records_counts_what_is_there_afterwards(store: S) {
     // Other workspaces do not count.
     assert_eq!(run(&store, "w2", limited(1, vec![add("A")])).await, "done");
     assert_eq!(run(&store, "w", limited(u64::MAX, vec![add("D")])).await, "done");
+}
+
+pub(crate) async fn each_change_has_a_greater_revision(store: S) {
+    let revision = async |workspace| store.revision(&ws(workspace)).await.unwrap();
+    assert_eq!(revision("w").await, None);
+    set(&store, "w", meta("A"), rec(1, b"a")).await;
+    let mut last = revision("w").await.unwrap();
+    let changes = [
+        batch([put(meta("A"), at(1), rec(2, b"a"))]),
+        batch([put(meta("B"), None, rec(1, b"b")), check(meta("A"), at(2))]),
+        batch([delete(meta("A"), None)]),
+        batch([delete(meta("B"), None)]),
+    ];
+    for change in changes {
+        assert_eq!(run(&store, "w", change).await, "done");
+        let next = revision("w").await.unwrap();
+        assert_eq!(next.as_u64(), last.as_u64() + 1);
+        last = next;
+    }
+    // What changes nothing has none, and neither have other workspaces.
+    let remember = Batch { request: Some((request("r"), vec![])), ..Batch::default() };
+    let same = [
+        (Batch::default(), "done"),
+        (remember.clone(), "done"),
+        (remember, "replayed "),
+        (batch([check(meta("A"), Some(Expect::Absent))]), "done"),
+        (batch([put(meta("A"), at(1), rec(2, b"a"))]), "conflict m/A"),
+    ];
+    for (change, result) in same {
+        assert_eq!(run(&store, "w", change).await, result);
+        assert_eq!(revision("w").await, Some(last));
+    }
+    assert_eq!(revision("other").await, None);
+    set(&store, "other", meta("A"), rec(1, b"a")).await;
+    assert_ne!(revision("other").await, Some(last), "the first is random");
 }
 
 pub(crate) async fn scans_run_in_byte_order(store: S) {

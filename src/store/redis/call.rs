@@ -8,7 +8,7 @@ use super::{
     link::{Failure, Link},
     scripts::Lua,
 };
-use crate::store::{Batch, Commit, Expect, Operation, StoreError, Write};
+use crate::store::{Batch, Commit, Expect, Operation, StoreError, Write, first_revision};
 
 /// A script with its keys and arguments.
 pub(super) struct Call<'a> {
@@ -53,6 +53,7 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
         batch.request.as_ref().map_or_else(Vec::new, |(_, outcome)| outcome.clone()),
         REQUEST_TTL.as_millis().to_string().into_bytes(),
         flag(replicated),
+        first_revision().to_string().into_bytes(),
     ];
     for operation in &batch.operations {
         arguments.push(operation.key.as_str().as_bytes().to_vec());

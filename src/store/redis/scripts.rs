@@ -21,28 +21,31 @@ impl Lua {
 /// are asked for; a read-only replica, a failing disk, too few replicas and
 /// full memory fail the first write of a script and no later one. Full memory
 /// fails only writes that take memory, so puts come first, and a batch of
-/// deletions, which does not start with such a write, goes through.
+/// deletions, which does not start with such a write, goes through. The revision
+/// is written after both.
 ///
 /// Revisions are compared as 8 bytes: Lua's numbers are doubles and would
 /// confuse neighbours above 2^53.
 ///
 /// - `KEYS[1]` records: hash of key -> revision (8 bytes, big-endian) .. bytes
 /// - `KEYS[2]` index: sorted set of the keys, all of score 0
-/// - `KEYS[3]` outcome under the request id; missing if the batch has none
+/// - `KEYS[3]` revision of the workspace: string, a number
+/// - `KEYS[4]` outcome under the request id; missing if the batch has none
 /// - `ARGV[1]` `1` if the workspace must have no record
 /// - `ARGV[2]` most records afterwards, or empty
 /// - `ARGV[3]` outcome to remember
 /// - `ARGV[4]` for how many milliseconds
 /// - `ARGV[5]` `1` if WAIT follows: a replay is then written again, so that
 ///   WAIT waits for the replicas to have it
+/// - `ARGV[6]` revision before the workspace's first
 /// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
 /// Replies `{done}`, `{replayed, outcome}`, `{conflict, operation from 0}`,
 /// `{not_empty}`, `{full}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
-local records, index, request = KEYS[1], KEYS[2], KEYS[3]
-local first, step = 6, 4
+local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local first, step = 7, 4
 
 if request then
   local outcome = redis.call('GET', request)
@@ -56,21 +59,23 @@ end
 
 local count = redis.call('HLEN', records)
 redis.call('ZCARD', index)
+redis.call('GET', revision)
 if ARGV[1] == '1' and count > 0 then
   return {'not_empty'}
 end
 
-local added, removed = 0, 0
+local added, removed, changes = 0, 0, false
 for i = first, #ARGV, step do
   local expect, write = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', records, ARGV[i])
   if current and #current < 8 then
     return {'malformed'}
   end
-  local revision = current and string.sub(current, 1, 8)
-  if (expect == 'absent' and current) or (#expect == 8 and revision ~= expect) then
+  local found = current and string.sub(current, 1, 8)
+  if (expect == 'absent' and current) or (#expect == 8 and found ~= expect) then
     return {'conflict', (i - first) / step}
   end
+  changes = changes or write ~= 'nothing'
   if write == 'put' and not current then
     added = added + 1
   elseif write == 'delete' and current then
@@ -85,6 +90,8 @@ if not (redis.acl_check_cmd('HSET', records, '', '')
     and redis.acl_check_cmd('HDEL', records, '')
     and redis.acl_check_cmd('ZADD', index, '0', '')
     and redis.acl_check_cmd('ZREM', index, '')
+    and redis.acl_check_cmd('SET', revision, '', 'NX')
+    and redis.acl_check_cmd('INCR', revision)
     and redis.acl_check_cmd('SET', request or records, '', 'PX', '1')) then
   return {'denied'}
 end
@@ -100,6 +107,10 @@ for i = first, #ARGV, step do
     redis.call('HDEL', records, ARGV[i])
     redis.call('ZREM', index, ARGV[i])
   end
+end
+if changes then
+  redis.call('SET', revision, ARGV[6], 'NX')
+  redis.call('INCR', revision)
 end
 if request then
   redis.call('SET', request, ARGV[3], 'PX', ARGV[4])

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use workflow_secrets::{
-    domain::{RequestId, WorkspaceId},
+    domain::{RequestId, Revision, WorkspaceId},
     store::{Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write},
 };
 
@@ -19,6 +19,7 @@ type Workspace = BTreeMap<Key, Record>;
 #[derive(Default)]
 pub(crate) struct MemoryStore {
     workspaces: Mutex<BTreeMap<WorkspaceId, Workspace>>,
+    revisions: Mutex<BTreeMap<WorkspaceId, u64>>,
     requests: Mutex<BTreeMap<(WorkspaceId, RequestId), Vec<u8>>>,
     reads: AtomicUsize,
     read_fault: Mutex<Option<StoreError>>,
@@ -70,6 +71,7 @@ impl MemoryStore {
         if batch.expect_empty && !records.is_empty() {
             return Commit::NotEmpty;
         }
+        let changes = batch.operations.iter().any(|one| one.write != Write::Nothing);
         let mut after = records.clone();
         for operation in batch.operations {
             let found = records.get(&operation.key).map(|record| record.revision);
@@ -92,6 +94,9 @@ impl MemoryStore {
             return Commit::Full;
         }
         *records = after;
+        if changes {
+            *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
+        }
         if let Some((id, outcome)) = batch.request {
             requests.insert((workspace.clone(), id), outcome);
         }
@@ -126,6 +131,11 @@ impl Store for MemoryStore {
                 Err(error)
             }
         }
+    }
+
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        let number = self.revisions.lock().unwrap().get(workspace).copied();
+        Ok(number.map(Revision::from_u64))
     }
 
     async fn request(

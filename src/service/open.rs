@@ -1,0 +1,156 @@
+//! Values brought from the store and opened, for Resolve and its kin.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{ActiveKey, Cause, Error, Grants, Secrets, Stored, Unresolved};
+use crate::{
+    domain::{DataKeyId, SecretName, WorkspaceId},
+    envelope::{self, Binding, DataKey, Payload, SealedRecord},
+    store::{Key, Record},
+};
+
+/// Missing names of one call for which another spelling is looked up.
+const SUGGESTIONS: usize = 10;
+
+/// What there is of a secret now.
+pub(super) enum Opened {
+    /// No such secret.
+    Missing,
+    /// Its expiry has passed: the value is not for use.
+    Expired,
+    /// A value for use.
+    Current(Arc<Payload>),
+}
+
+impl Opened {
+    /// The value, if it is for use.
+    pub(super) fn current(&self) -> Result<&Arc<Payload>, Cause> {
+        match self {
+            Self::Missing => Err(Cause::Missing(None)),
+            Self::Expired => Err(Cause::Expired),
+            Self::Current(payload) => Ok(payload),
+        }
+    }
+}
+
+impl Secrets {
+    /// Opens the secrets of these names. One store read, however many there
+    /// are.
+    pub(super) async fn open<'n>(
+        &self,
+        workspace: &WorkspaceId,
+        names: &BTreeSet<&'n SecretName>,
+    ) -> Result<BTreeMap<&'n SecretName, Opened>, Error> {
+        let mut wanted = vec![Key::active_data_key()];
+        for name in names {
+            wanted.extend([Key::metadata(name), Key::value(name)]);
+        }
+        let mut records = self.store.read(workspace, &wanted).await?.into_iter();
+        let active = ActiveKey::decode(records.next().flatten())?;
+        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        let now = self.clock.now();
+        let mut all = BTreeMap::new();
+        for name in names {
+            let (metadata, value) = (records.next().flatten(), records.next().flatten());
+            let opened = match Stored::decode(name, metadata)? {
+                None => Opened::Missing,
+                Some(stored) => {
+                    let payload = Arc::new(keys.open_value(&stored, value).await?);
+                    // The expiry that counts is the one sealed with the value.
+                    match payload.expire_time {
+                        Some(time) if time <= now => Opened::Expired,
+                        _ => Opened::Current(payload),
+                    }
+                }
+            };
+            all.insert(*name, opened);
+        }
+        Ok(all)
+    }
+
+    /// Opens one stored value, to seal it again with other terms.
+    pub(super) async fn reopen(
+        &self,
+        workspace: &WorkspaceId,
+        stored: &Stored,
+        value: Option<Record>,
+        active: Option<ActiveKey>,
+    ) -> Result<Payload, Error> {
+        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        keys.open_value(stored, value).await
+    }
+
+    /// Refuses a call if any name does not resolve; with other spellings of
+    /// the first that are missing, if the caller may list.
+    pub(super) async fn all_resolved(
+        &self,
+        grants: &Grants,
+        workspace: &WorkspaceId,
+        mut unresolved: Vec<Unresolved>,
+    ) -> Result<(), Error> {
+        if unresolved.is_empty() {
+            return Ok(());
+        }
+        if grants.list() {
+            let mut known = BTreeMap::new();
+            for Unresolved { name, cause, .. } in &mut unresolved {
+                let (Some(name), Cause::Missing(suggestion)) = (name, cause) else { continue };
+                if let Some(other) = known.get(name) {
+                    *suggestion = Option::clone(other);
+                } else if known.len() < SUGGESTIONS {
+                    *suggestion = self.other_case(workspace, name).await;
+                    known.insert(name.clone(), suggestion.clone());
+                }
+            }
+        }
+        Err(Error::Unresolved(unresolved))
+    }
+}
+
+/// The data keys of one call, each asked for once.
+struct Keys<'a> {
+    secrets: &'a Secrets,
+    workspace: &'a WorkspaceId,
+    active: Option<ActiveKey>,
+    opened: BTreeMap<DataKeyId, Arc<DataKey>>,
+}
+
+impl Keys<'_> {
+    async fn open_value(
+        &mut self,
+        stored: &Stored,
+        value: Option<Record>,
+    ) -> Result<Payload, Error> {
+        let value = value.ok_or(Error::RecordCorrupt("sealed value absent"))?;
+        let record = SealedRecord::parse(value.bytes)?;
+        let key = self.key(record.data_key_id()).await?;
+        let binding = Binding {
+            environment: &self.secrets.environment,
+            workspace: self.workspace,
+            uid: stored.metadata.uid,
+            name: &stored.metadata.name,
+            revision: stored.metadata.value_revision,
+        };
+        let payload = envelope::open(&key, &binding, &record)?;
+        // Metadata is not sealed; what it repeats of the sealed value tells
+        // whether someone wrote to it.
+        let Stored { metadata, .. } = stored;
+        if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
+            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
+        }
+        Ok(payload)
+    }
+
+    async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {
+        if let Some(key) = self.opened.get(&id) {
+            return Ok(Arc::clone(key));
+        }
+        let active = self.active.as_ref().map(|active| &active.wrapped);
+        let key = self.secrets.keyring.for_open(self.workspace, id, active).await?;
+        self.opened.insert(id, Arc::clone(&key));
+        Ok(key)
+    }
+}
