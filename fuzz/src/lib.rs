@@ -8,7 +8,7 @@ pub mod domain;
 pub mod template;
 
 use domain::Plaintext;
-use template::{Format, Template, Token};
+use template::{Format, Place, Template, Token};
 
 /// A value that may not break out of a string nor be taken for a reference.
 pub fn nasty() -> Plaintext {
@@ -26,14 +26,14 @@ pub fn parse(format: Format, data: &[u8]) -> Option<Template> {
 }
 
 /// Every string (`true`) and number (`false`) with its place.
-pub fn tokens(template: &Template) -> Vec<(String, bool, String)> {
+pub fn tokens(template: &Template) -> Vec<(Place, bool, String)> {
     let mut all = vec![];
     template.tokens(|location, token| {
         let (string, text) = match token {
             Token::String(text) => (true, text),
             Token::Number(text) => (false, text),
         };
-        all.push((location.place().to_string(), string, text.to_owned()));
+        all.push((location.place(), string, text.to_owned()));
     });
     all
 }

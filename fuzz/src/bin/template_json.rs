@@ -1,12 +1,15 @@
 #![no_main]
 //! A JSON template is what serde_json takes for JSON of the allowed depth;
-//! rendered it is JSON of the same shape, whatever the values are.
+//! its tokens are what serde_json reads, and rendered it is JSON of the same
+//! shape, whatever the values are.
+
+use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use workflow_secrets_fuzz::{
     nasty, parse,
-    template::{Format, MAX_RENDERED_BYTES},
+    template::{Format, MAX_RENDERED_BYTES, Place},
     tokens,
 };
 
@@ -30,6 +33,26 @@ fuzz_target!(|data: &[u8]| {
         assert!(read.is_err(), "serde_json takes it");
         return;
     };
+    let before = tokens(&template);
+    if let Ok(read) = &read {
+        // Of double keys both take the last.
+        let mut last = HashMap::new();
+        for (place, string, text) in &before {
+            if let Place::Value { pointer } = place {
+                last.insert(pointer, (string, text));
+            }
+        }
+        for (pointer, (string, text)) in last {
+            match read.pointer(pointer) {
+                Some(Value::String(target)) => assert!(*string && target == text),
+                Some(Value::Number(target)) => {
+                    assert!(!string && serde_json::from_str(text).ok().as_ref() == Some(target));
+                }
+                // The last member of that key is no token.
+                _ => {}
+            }
+        }
+    }
     let nasty = nasty();
     let Ok(rendered) = template.render(|_| Some(&nasty)) else {
         assert!(template.malformed().len() > 0);
@@ -37,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
     };
     assert!(rendered.len() <= MAX_RENDERED_BYTES);
     let again = parse(Format::Json, rendered.as_bytes()).expect("still JSON");
-    let (before, after) = (tokens(&template), tokens(&again));
+    let after = tokens(&again);
     assert_eq!(before.len(), after.len());
     for ((_, string, text), (_, string_after, text_after)) in before.iter().zip(&after) {
         assert_eq!(string, string_after);
