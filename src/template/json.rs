@@ -167,11 +167,14 @@ impl<'s> Decoded<'s> {
         let own = (format == Format::Json && raw.contains('\\')).then(|| {
             // No character takes more bytes decoded than raw, so this never moves.
             let mut text = Zeroizing::new(String::with_capacity(raw.len()));
-            let mut at = 0;
-            while let Some((c, length)) = unit(raw, at) {
+            let mut rest = raw;
+            while let Some((plain, _)) = rest.split_once('\\') {
+                text.push_str(plain);
+                let Some((c, length)) = unit(rest, plain.len()) else { break };
                 text.push(c);
-                at += length;
+                rest = rest.get(plain.len() + length..).unwrap_or_default();
             }
+            text.push_str(rest);
             text
         });
         Self { raw, own }

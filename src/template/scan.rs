@@ -117,7 +117,6 @@ impl<T: Text + ?Sized> Iterator for Scanner<'_, T> {
             }
             return Some(match self.reference(self.at) {
                 Some((name, end)) => {
-                    self.at = end;
                     Found { range: start..end, opening, kind: Kind::Reference(name) }
                 }
                 None => Found { range: start..self.at, opening, kind: Kind::Malformed },

@@ -62,7 +62,7 @@ fn text_renders() {
 #[test]
 fn json_renders_inside_strings_only() {
     let values =
-        values([("A", "1"), ("Q", "a\"\\/\u{8}\u{c}\n\r\t\0\u{1f}\u{7f}\u{2028}é\u{1f600}")]);
+        values([("A", "1"), ("Q", "a\"\\/\u{8}\u{c}\n\r\t\0\u{10}\u{1f}\u{7f}\u{2028}é\u{1f600}")]);
     for (source, rendered) in [
         (r#""{{secrets.A}}""#, r#""1""#),
         ("1.50e+3", "1.50e+3"),
@@ -85,7 +85,7 @@ fn json_renders_inside_strings_only() {
         ),
         (
             r#"["{{secrets.Q}}"]"#,
-            "[\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0000\\u001f\u{7f}\u{2028}é\u{1f600}\"]",
+            "[\"a\\\"\\\\/\\b\\f\\n\\r\\t\\u0000\\u0010\\u001f\u{7f}\u{2028}é\u{1f600}\"]",
         ),
         // Not in strings, so not there: a reference never spans two strings.
         (r#"["{{secrets.","A}}"]"#, ""),
@@ -100,8 +100,8 @@ fn json_renders_inside_strings_only() {
 #[test]
 fn places_in_text_are_lines_and_columns() {
     let template =
-        parse(Text, "é{{secrets.A}}\n\n\t\\\\{{secrets.B}}\r\n{{secrets}} {{secrets.A}}");
-    let expected = [("A", "1:2"), ("B", "3:4"), ("A", "4:13")];
+        parse(Text, "é{{secrets.A}}\n\n\t\\\\{{secrets.B}}\r\n{{secrets}} é{{secrets.A}}");
+    let expected = [("A", "1:2"), ("B", "3:4"), ("A", "4:14")];
     assert_eq!(places(&template), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert_eq!(malformed(&template), ["4:1"]);
 

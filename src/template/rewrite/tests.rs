@@ -56,6 +56,11 @@ fn tokens_are_strings_keys_and_numbers() {
         ("/{{secrets.A}}", "string "),
     ];
     assert_eq!(told(Json, source), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    // A key is only what stands where a key stands.
+    let source = r#"[{},"a\"\\\b\f\n\r\t",{"b":[]},2]"#;
+    let expected =
+        [("/1", "string a\"\\\u{8}\u{c}\n\r\t"), ("/2/b (key)", "string b"), ("/3", "number 2")];
+    assert_eq!(told(Json, source), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert_eq!(told(Json, " -7 "), [(String::new(), "number -7".to_owned())]);
     assert_eq!(told(Text, "1 \\n\""), [("1:1".to_owned(), "string 1 \\n\"".to_owned())]);
     assert_eq!(told(Text, "").len(), 1);
@@ -108,19 +113,19 @@ fn a_number_that_holds_a_value_becomes_a_string() {
 #[test]
 fn edits_that_do_not_fit_are_refused() {
     for ranges in [
-        vec![0..0],
-        vec![2..1],
-        vec![0..9],
-        vec![7..9],
-        vec![0..2],
-        vec![4..5, 0..1],
-        vec![0..1, 0..1],
-        vec![0..4, 3..5],
-        vec![0..usize::MAX],
+        &[(0, 0)][..],
+        &[(2, 1)],
+        &[(0, 9)],
+        &[(7, 9)],
+        &[(0, 2)],
+        &[(4, 5), (0, 1)],
+        &[(0, 1), (0, 1)],
+        &[(0, 4), (3, 5)],
+        &[(0, usize::MAX)],
     ] {
         for source in [r#""x\u00e9yzab""#, "\"xéyzab\""] {
             let rewritten = parse(Json, source).rewrite(|_, _| {
-                ranges.iter().map(|range| refer(range.clone(), name("A"))).collect()
+                ranges.iter().map(|&(start, end)| refer(start..end, name("A"))).collect()
             });
             assert_eq!(rewritten.err(), Some(RewriteError::Unfit), "{ranges:?}");
         }
@@ -140,6 +145,13 @@ fn the_length_of_a_result_is_limited_exactly() {
     }
     let many = "x".repeat(MAX_TEMPLATE_BYTES);
     assert_eq!(replace(Text, &many, "x"), Err(RewriteError::TooLarge));
+    // It ends as soon as the references alone are too long.
+    let (template, mut seen) = (parse(Json, &format!("[{}1]", "1,".repeat(500_000))), 0);
+    let rewritten = template.rewrite(|_, _| {
+        seen += 1;
+        vec![Edit { range: 0..1, name: long.clone() }]
+    });
+    assert_eq!((rewritten.err(), seen), (Some(RewriteError::TooLarge), 7_490));
 }
 
 fn spelled() -> impl Strategy<Value = String> {
