@@ -12,6 +12,7 @@
 //! | 3 | [`service`] | one file per operation or policy |
 //! | 2 | [`envelope`] | sealing and opening values, data keys |
 //! | 1 | [`kms`], [`store`] | two traits and their adapters |
+//! | 1 | [`matcher`] | text in which values are looked for |
 //! | 0 | [`domain`] | types that cannot be wrong |
 
 pub mod app;
@@ -20,6 +21,7 @@ pub mod domain;
 pub mod envelope;
 pub mod grpc;
 pub mod kms;
+pub mod matcher;
 pub mod probe;
 pub mod service;
 pub mod store;

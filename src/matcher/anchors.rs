@@ -233,7 +233,6 @@ impl Taken {
 
     /// The windows in a row from `at`, and where they stand.
     fn row(&self, pattern: &[u8], at: usize) -> impl Iterator<Item = (u64, usize)> {
-        (at..at + self.stride)
-            .filter_map(|at| Some((self.windows.first(pattern.get(at..)?)?, at)))
+        (at..at + self.stride).filter_map(|at| Some((self.windows.first(pattern.get(at..)?)?, at)))
     }
 }

@@ -304,7 +304,10 @@ fn encoded(value: &str) -> Vec<(&'static str, String)> {
         ("lower form", lower(percent(&WEB_FORM)).replace(' ', "+")),
         ("JSON in Python", unicode(&json, |c| !c.is_ascii() || c == '\u{7f}', false)),
         ("JSON in PHP", unicode(&json, foreign, false).replace('/', "\\/")),
-        ("JSON in PHP, unescaped", unicode(&json, |c| ('\u{2028}'..='\u{2029}').contains(&c), false).replace('/', "\\/")),
+        (
+            "JSON in PHP, unescaped",
+            unicode(&json, |c| ('\u{2028}'..='\u{2029}').contains(&c), false).replace('/', "\\/"),
+        ),
         ("JSON in Go", unicode(&json, go, false)),
         ("JSON", json),
     ]
@@ -353,7 +356,9 @@ fn lines_are_found_and_boilerplate_is_not() {
         "-----BEGIN PRIVATE KEY-----\r\n{{secrets.PEM}}\r\n{{secrets.PEM}}\r\n\
          {{secrets.PEM}}\r\n-----END PRIVATE KEY-----\r\n"
     );
-    assert!(matcher.find(crlf.as_bytes()).iter().all(|f| f.partial && f.encoding == Encoding::Line));
+    assert!(
+        matcher.find(crlf.as_bytes()).iter().all(|f| f.partial && f.encoding == Encoding::Line)
+    );
     // A line break at the end need not come along.
     assert_eq!(whole(&matcher, &format!("<{}>", PEM.trim_end())), "<{{secrets.PEM}}>");
     assert_eq!(whole(&matcher, &hex::encode(PEM.trim_end())), "{{secrets.PEM}}");
@@ -399,7 +404,8 @@ fn short_values_and_words_are_left_out_unless_asked_for() {
 fn overlaps_leave_nothing_and_are_partial() {
     let matcher = of(&["abcdefgh", "efghijkl"], false);
     assert_eq!(whole(&matcher, "abcdefghijkl"), "{{secrets.V00000}}{{secrets.V00001}}");
-    let partial: Vec<_> = matcher.find(b"abcdefghijkl efghijkl").iter().map(|f| f.partial).collect();
+    let partial: Vec<_> =
+        matcher.find(b"abcdefghijkl efghijkl").iter().map(|f| f.partial).collect();
     assert_eq!(partial, [false, true, false]);
     let matcher = of(&["aaaaaaaa"], false);
     assert_eq!(whole(&matcher, "aaaaaaaaa"), "{{secrets.V00000}}");

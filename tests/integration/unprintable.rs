@@ -14,6 +14,7 @@ use workflow_secrets::{
     grpc::proto::{
         self, CreateSecretRequest, ResolveSecretsResponse, ResolvedSecret, UpdateSecretRequest,
     },
+    matcher::{Matcher, Redactor},
     service::{CreateSecret, Resolved, UpdateSecret},
     store::{Batch, Record, Write, redis::Password},
 };
@@ -59,6 +60,10 @@ fn values_and_keys_cannot_be_printed_copied_or_written_out() {
     has_none!(Display: CreateSecret, UpdateSecret, Resolved);
     has_none!(Clone: CreateSecret, UpdateSecret, Resolved);
     has_none!(Serialize: CreateSecret, UpdateSecret, Resolved);
+    has_none!(Debug: Matcher, Redactor);
+    has_none!(Display: Matcher, Redactor);
+    has_none!(Clone: Matcher, Redactor);
+    has_none!(Serialize: Matcher, Redactor);
     has_none!(Debug: CreateSecretRequest, UpdateSecretRequest);
     has_none!(Debug: ResolvedSecret, ResolveSecretsResponse);
     has_none!(Display: CreateSecretRequest, UpdateSecretRequest);
