@@ -259,6 +259,9 @@ fn long_values_are_found_in_pieces() {
     }
     let (_, tally) = redact(&matcher, value.repeat(2).as_bytes(), &[999]);
     assert_eq!(tally, [("V00000".to_owned(), Encoding::Raw, 2)]);
+    // All its pieces are equal.
+    let value = "ab".repeat(MAX_VALUE_BYTES / 2);
+    assert_eq!(whole(&of(&[&value], false), &value), "{{secrets.V00000}}");
 }
 
 #[test]

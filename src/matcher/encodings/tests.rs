@@ -131,3 +131,45 @@ fn lines_are_found_and_boilerplate_is_not() {
     assert!(matcher.find(PEM.trim_end().as_bytes())[0].partial);
     assert!(!matcher.find(PEM.as_bytes())[0].partial);
 }
+
+#[test]
+fn each_dialect_is_found_to_the_last_byte() {
+    let json = "k\"/<é😀=\u{1b}\u{8}+'~";
+    let url = "a b/~*!'(é";
+    for (value, text) in [
+        (json, r#"k\"/<é😀=\u001b\b+'~"#),
+        (json, r#"k\"/<é😀=\u001B\b+'~"#),
+        (json, r#"k\"/<\u00e9\ud83d\ude00=\u001b\b+'~"#),
+        (json, r#"k\"/<\u00E9\uD83D\uDE00=\u001B\b+'~"#),
+        (json, r#"k\"\/<\u00e9\ud83d\ude00=\u001b\b+'~"#),
+        (json, r#"k\"\/<é😀=\u001b\b+'~"#),
+        (json, r#"k\"/\u003cé😀=\u001b\b+'~"#),
+        (json, r#"k\"/\u003cé😀=\u001b\u0008+'~"#),
+        (json, r#"k\"/\u003cé😀\u003d\u001b\b+\u0027~"#),
+        (json, r#"k\u0022/\u003C\u00E9\uD83D\uDE00=\u001B\b\u002B\u0027~"#),
+        ("é\u{7f}\r\n\t/12", r"\u00e9\u007f\r\n\t/12"),
+        ("é\u{7f}\r\n\t/12", "\\u00e9\u{7f}\\r\\n\\t/12"),
+        (url, "a%20b%2F~*!'(%C3%A9"),
+        (url, "a%20b%2F~%2A%21%27%28%C3%A9"),
+        (url, "a%20b/~%2A%21%27%28%C3%A9"),
+        (url, "a+b%2F~%2A%21%27%28%C3%A9"),
+        (url, "a+b%2F%7E*%21%27%28%C3%A9"),
+        (url, "a%20b%2f~*!'(%c3%a9"),
+        (url, "6120622f7e2a212728c3a9"),
+        (url, "6120622F7E2A212728C3A9"),
+        (url, "YSBiL34qIScow6k="),
+        ("???>>>???", "Pz8/Pj4+Pz8/"),
+        ("???>>>???", "Pz8_Pj4-Pz8_"),
+    ] {
+        assert_eq!(whole(&of(&[value], false), text), "{{secrets.V00000}}", "{text}");
+    }
+}
+
+#[test]
+fn lines_that_say_nothing_are_left() {
+    let value = "        \n--------\nlocalhost \n-----END X-----\nhunter2-hunter2";
+    assert_eq!(
+        whole(&of(&[value], false), &value.replace('\n', "\n\n")),
+        "        \n\n--------\n\nlocalhost \n\n-----END X-----\n\n{{secrets.V00000}}"
+    );
+}
