@@ -1,5 +1,8 @@
 //! The forms in which a value may stand in text.
 
+#[cfg(test)]
+mod tests;
+
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
