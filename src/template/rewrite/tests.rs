@@ -149,7 +149,7 @@ fn the_length_of_a_result_is_limited_exactly() {
     let (template, mut seen) = (parse(Json, &format!("[{}1]", "1,".repeat(500_000))), 0);
     let rewritten = template.rewrite(|_, _| {
         seen += 1;
-        vec![Edit { range: 0..1, name: long.clone() }]
+        vec![refer(0..1, long.clone())]
     });
     assert_eq!((rewritten.err(), seen), (Some(RewriteError::TooLarge), 7_490));
 }
