@@ -9,7 +9,7 @@
 #[path = "../tests/integration/support/mod.rs"]
 mod support;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{alloc::System, net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -43,12 +43,18 @@ use workflow_secrets::{
     },
 };
 
+use zeroizing_alloc::ZeroAlloc;
+
 use self::support::{
     kms_endpoint::KmsEndpoint,
     pki::{self, Ca},
     platform,
     redis_server::{Options, RedisServer},
 };
+
+/// As in the program; the echo pays for it too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 const VALUE: &str = "sk_live_51H8wJqKZvFm0pXbN2cT7";
 
