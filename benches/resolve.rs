@@ -13,10 +13,10 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use futures_util::future::join_all;
+use futures_util::{future::join_all, stream::Empty};
 use tokio::{net::TcpListener, runtime::Runtime};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, transport::Channel};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 use workflow_secrets::{
     domain::{Clock, Environment, SystemClock},
     envelope::{Keyring, KeyringConfig},
@@ -33,7 +33,7 @@ use workflow_secrets::{
         tls,
     },
     service::{
-        Limits, Secrets,
+        Limits, Parts, Secrets,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -102,6 +102,36 @@ impl SecretsService for Echo {
     ) -> Result<Response<ListSecretsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn render_template(
+        &self,
+        _: Request<proto::RenderTemplateRequest>,
+    ) -> Result<Response<proto::RenderTemplateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn check_references(
+        &self,
+        _: Request<proto::CheckReferencesRequest>,
+    ) -> Result<Response<proto::CheckReferencesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn prepare_template(
+        &self,
+        _: Request<proto::PrepareTemplateRequest>,
+    ) -> Result<Response<proto::PrepareTemplateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type RedactStream = Empty<Result<proto::RedactResponse, Status>>;
+
+    async fn redact(
+        &self,
+        _: Request<Streaming<proto::RedactRequest>>,
+    ) -> Result<Response<Self::RedactStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Both servers, and a client of each.
@@ -144,7 +174,7 @@ impl Bench {
         let key = kms.create_key();
         let caller = workflow_secrets::domain::CallerId::parse(&caller).unwrap();
         let audit = AuditSink::File(dir.path().join("audit.jsonl"));
-        let secrets = Arc::new(Secrets {
+        let secrets = Arc::new(Secrets::new(Parts {
             keyring: Keyring::new(
                 Arc::new(kms.kms(&key)),
                 Arc::clone(&store),
@@ -157,9 +187,8 @@ impl Bench {
             audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
             environment,
-            limits: Limits { max_secrets_per_workspace: 1_000 },
-            changes: TaskTracker::new(),
-        });
+            limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
+        }));
         let (service, incoming) = listen().await;
         tokio::spawn(async move {
             let health = Health::default();

@@ -113,6 +113,11 @@ impl ServeConfig {
             &args.max_secrets_per_workspace,
             "a number of secrets, at least 1",
         );
+        let redactions_per_minute: Option<NonZeroU32> = f.parsed(
+            "--max-redactions-per-minute",
+            &args.max_redactions_per_minute,
+            "a number of calls, at least 1",
+        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -131,7 +136,10 @@ impl ServeConfig {
                 audit_config: AuditConfig::default(),
                 store: store?,
                 kms: kms?,
-                limits: Limits { max_secrets_per_workspace: max_secrets?.get().into() },
+                limits: Limits {
+                    max_secrets_per_workspace: max_secrets?.get().into(),
+                    redactions_per_minute: redactions_per_minute?,
+                },
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),

@@ -23,7 +23,7 @@ pub struct Credential {
     pub alias: Alias,
 }
 
-/// 1 to [`MAX_CREDENTIALS`] credentials with distinct aliases.
+/// At most [`MAX_CREDENTIALS`] credentials with distinct aliases.
 pub struct Credentials(Vec<Credential>);
 
 impl Credentials {
@@ -35,6 +35,14 @@ impl Credentials {
         if credentials.is_empty() {
             return Err(Error::field("credentials", "must not be empty"));
         }
+        Self::or_none(credentials)
+    }
+
+    /// As [`Self::new`], but there may be none.
+    ///
+    /// # Errors
+    /// Too many, or every alias that stands there twice.
+    pub fn or_none(credentials: Vec<Credential>) -> Result<Self, Error> {
         Self::check_count(credentials.len())?;
         let mut seen = HashSet::new();
         let twice: Vec<_> = (0..)
@@ -48,6 +56,10 @@ impl Credentials {
             })
             .collect();
         if twice.is_empty() { Ok(Self(credentials)) } else { Err(Error::Invalid(twice)) }
+    }
+
+    pub(super) fn all(&self) -> &[Credential] {
+        &self.0
     }
 
     /// Refuses a number of credentials before any of them is looked at.

@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Floor of each module under `src/`.
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("domain", 0),
     ("kms", 1),
     ("matcher", 1),
@@ -18,12 +18,13 @@ const FLOORS: [(&str, u8); 13] = [
     ("main", 5),
     ("probe", 5),
     ("telemetry", 5),
+    ("template", 1),
     ("watch", 5),
 ];
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 14] = [
+const ADAPTERS: [(&str, &[&str]); 15] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),
@@ -33,6 +34,7 @@ const ADAPTERS: [(&str, &[&str]); 14] = [
     ("aws_types", &["kms/aws"]),
     ("base64", &["matcher/encodings"]),
     ("clap", &["config.rs", "config/", "main.rs"]),
+    ("governor", &["service/rates.rs"]),
     ("hyper", &["grpc/", "probe.rs"]),
     ("prost", &["grpc/", "store/codec.rs"]),
     ("redb", &["store/embedded"]),
