@@ -261,7 +261,7 @@ fn long_values_are_found_in_pieces() {
     let (_, tally) = redact(&matcher, value.repeat(2).as_bytes(), &[999]);
     assert_eq!(tally, [("V00000".to_owned(), Encoding::Raw, 2)]);
     // All its pieces are equal.
-    for value in ["a".repeat(2 * MAX_PIECE), "ab".repeat(MAX_VALUE_BYTES / 2)] {
+    for value in [value[..MAX_PIECE].repeat(2), "ab".repeat(MAX_VALUE_BYTES / 2)] {
         assert_eq!(whole(&of(&[&value], false), &value), "{{secrets.V00000}}");
     }
 }
