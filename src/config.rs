@@ -121,6 +121,11 @@ impl ServeConfig {
         if deleted_retention.is_some_and(|kept| kept > 3_650 * DAY) {
             f.0.push("--deleted-retention: must be at most 3650days".into());
         }
+        let redactions_per_minute: Option<NonZeroU32> = f.parsed(
+            "--max-redactions-per-minute",
+            &args.max_redactions_per_minute,
+            "a number of calls, at least 1",
+        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -144,6 +149,7 @@ impl ServeConfig {
                     max_versions: max_versions?,
                     rotation: rotation?,
                     deleted_retention: deleted_retention?,
+                    redactions_per_minute: redactions_per_minute?,
                 },
                 grace: grace?,
                 drain_delay: drain_delay?,

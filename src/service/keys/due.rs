@@ -32,7 +32,7 @@ impl Secrets {
         let Rotation { age, changes } = self.limits.rotation;
         let due = age.and_then(|age| active.wrapped.create_time.checked_add(age));
         let old = due.is_some_and(|due| due <= self.clock.now());
-        if !old && changes.is_none() || self.changes.is_closed() {
+        if !old && changes.is_none() || self.ending.is_cancelled() {
             return;
         }
         let (secrets, caller, workspace) = (Arc::clone(self), caller.clone(), workspace.clone());

@@ -26,7 +26,7 @@ impl<T> Progress<T> {
     /// Tells a step. A job ends with this error, between two changes: whatever
     /// it has done by then holds.
     pub(super) fn tell(&self, step: T) -> Result<(), Error> {
-        if self.secrets.changes.is_closed() {
+        if self.secrets.ending.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
         match self.reader.try_send(Ok(step)) {

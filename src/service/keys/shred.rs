@@ -1,6 +1,6 @@
 //! ShredWorkspace.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::authorize;
 use crate::{
@@ -65,10 +65,16 @@ impl Secrets {
         let shredded = self.store.shred(workspace, tombstone).await;
         // Also if it failed: perhaps it was carried out.
         self.keyring.evict(workspace);
+        self.matchers.forget(workspace);
         let shredded = shredded?;
         let Tombstone { time, by } = codec::decode_tombstone(&shredded.tombstone.bytes)?;
         let (workspace, records) = (workspace.clone(), shredded.records);
         Ok(ShreddedWorkspace { workspace, time, by, records })
+    }
+
+    /// The workspaces whose data keys are in memory.
+    pub fn workspaces_with_keys(&self) -> BTreeSet<WorkspaceId> {
+        self.keyring.workspaces()
     }
 
     /// Looks, within `pass`, whether workspaces whose data keys are in memory
@@ -76,7 +82,7 @@ impl Secrets {
     /// no call any more, as each looks for the tombstone. To be called over and
     /// over: then no key outlives its workspace by more than two passes.
     pub async fn forget_shredded(&self, pass: Duration) {
-        let cached = self.keyring.workspaces();
+        let cached = self.workspaces_with_keys();
         let pause = u32::try_from(cached.len().max(1)).map_or(Duration::ZERO, |n| pass / n);
         if cached.is_empty() {
             tokio::time::sleep(pause).await;
@@ -87,6 +93,7 @@ impl Secrets {
             let found = self.store.read(&workspace, &[Key::tombstone()]).await;
             if found.is_ok_and(|records| records.iter().any(Option::is_some)) {
                 self.keyring.evict(&workspace);
+                self.matchers.forget(&workspace);
             }
         }
     }
