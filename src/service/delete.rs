@@ -7,6 +7,7 @@ use super::{
     audit::Action,
     change::{Change, Changed, Snapshot, may_change, remember},
     idempotency::Parts,
+    keys,
 };
 use crate::{
     domain::{DeletedSecret, Etag, ManagedBy, RequestId, SecretName, WorkspaceId},
@@ -95,14 +96,12 @@ impl Change for DeleteSecret {
         let delete = |key, expect| Operation { key, expect, write: Write::Delete };
         let mut operations = vec![
             delete(Key::metadata(&self.name), Some(Expect::Revision(stored.revision))),
-            delete(Key::value(&self.name), None),
+            delete(Key::value(&self.name), keys::unmoved(value.as_ref())),
         ];
         let retention = self.retention(secrets, &stored);
         match retention {
             Some(retention) => {
-                let workspace = &self.workspace;
-                let moving = secrets.only_moving(workspace, value.as_ref(), active.as_ref());
-                operations.extend(moving.await?);
+                operations.extend(keys::only_moving(value.as_ref(), active.as_ref()));
                 operations.extend(hidden(secrets, &stored, value, retention)?);
             }
             None => {

@@ -17,6 +17,8 @@ pub use rewrap::{RewrapDataKeys, RewrapFailure, Rewrapped};
 pub use rotate::RotateDataKey;
 pub use shred::{ShredWorkspace, ShreddedWorkspace};
 
+pub(super) use moving::{moving, only_moving, unmoved};
+
 use super::{AuditEvent, Error, Grants, Secrets};
 
 /// Most data keys of a workspace: each costs a KMS call per quarter of an hour

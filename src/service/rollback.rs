@@ -7,12 +7,12 @@ use super::{
     audit::Action,
     change::{Change, Changed, Snapshot, may_change, put_metadata, remember},
     idempotency::Parts,
-    principal,
+    keys, principal,
 };
 use crate::{
     domain::{Etag, RequestId, SecretMetadata, SecretName, WorkspaceId},
     envelope::Payload,
-    store::{Batch, Expect, Key},
+    store::{Batch, Expect, Key, Operation},
 };
 
 /// An earlier value to make the newest one.
@@ -126,11 +126,12 @@ impl Change for RollbackSecret {
             expire_time: current.expire_time,
             value: &earlier.value,
         };
-        let moving = secrets.moving(&self.workspace, value.as_ref(), key.id()).await?;
-        let mut operations = Vec::from_iter(moving);
+        let unmoved = keys::unmoved(value.as_ref());
+        let mut operations = Vec::from_iter(keys::moving(value.as_ref(), key.id()));
         operations.extend(secrets.keep_version(&mut metadata, old, value));
+        let sealed = secrets.sealed(&self.workspace, &key, &metadata, &payload)?;
         operations.extend([
-            secrets.sealed(&self.workspace, &key, &metadata, &payload)?,
+            Operation { expect: unmoved, ..sealed },
             key_unchanged,
             put_metadata(&metadata, revision, Expect::Revision(stored.revision)),
         ]);

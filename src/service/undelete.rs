@@ -7,7 +7,7 @@ use super::{
     audit::Action,
     change::{Change, Changed, Snapshot, put_metadata, remember},
     idempotency::Parts,
-    principal,
+    keys, principal,
 };
 use crate::{
     domain::{RequestId, SecretMetadata, SecretName, SecretUid, WorkspaceId},
@@ -143,11 +143,12 @@ impl Change for UndeleteSecret {
         let operation = |key, expect, write| Operation { key, expect, write };
         let gone = Some(Expect::Revision(deleted.revision));
         let active = snapshot.active.as_ref();
-        let mut operations = secrets.only_moving(workspace, Some(&sealed), active).await?;
+        let mut operations = keys::only_moving(Some(&sealed), active);
+        let unmoved = keys::unmoved(Some(&sealed));
         operations.extend([
             put_metadata(&metadata, revision, Expect::Absent),
             operation(Key::value(&self.name), None, Write::Put(sealed)),
-            operation(value, None, Write::Delete),
+            operation(value, unmoved, Write::Delete),
             operation(marker, gone, Write::Delete),
         ]);
         let batch = Batch {

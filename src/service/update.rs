@@ -8,7 +8,7 @@ use super::{
     change::{Change, Changed, Snapshot, may_change, put_metadata, remember},
     create::Insert,
     idempotency::Parts,
-    in_future, principal,
+    in_future, keys, principal,
 };
 use crate::{
     domain::{
@@ -16,7 +16,7 @@ use crate::{
         Timestamp, WorkspaceId,
     },
     envelope::Payload,
-    store::{Batch, Expect},
+    store::{Batch, Expect, Operation},
 };
 
 /// What becomes of an expiry.
@@ -169,6 +169,7 @@ impl Change for UpdateSecret {
         if self.seals() {
             metadata.value_revision = revision;
             let (key, key_unchanged) = secrets.sealing_key(&self.workspace, active.clone()).await?;
+            let unmoved = keys::unmoved(value.as_ref());
             let old = match self.reopens() {
                 true => {
                     Some(secrets.reopen(&self.workspace, &stored, value.clone(), active).await?)
@@ -176,8 +177,7 @@ impl Change for UpdateSecret {
                 false => None,
             };
             if self.value.is_some() {
-                let moving = secrets.moving(&self.workspace, value.as_ref(), key.id());
-                operations.extend(moving.await?);
+                operations.extend(keys::moving(value.as_ref(), key.id()));
                 operations.extend(secrets.keep_version(&mut metadata, &stored.metadata, value));
             }
             let old = old.as_ref().map(|old| &old.value);
@@ -187,7 +187,8 @@ impl Change for UpdateSecret {
                 expire_time: metadata.expire_time,
                 value: new,
             };
-            operations.push(secrets.sealed(&self.workspace, &key, &metadata, &payload)?);
+            let sealed = secrets.sealed(&self.workspace, &key, &metadata, &payload)?;
+            operations.push(Operation { expect: unmoved, ..sealed });
             operations.push(key_unchanged);
             fingerprint_key = self.value.is_some().then_some(key);
         }

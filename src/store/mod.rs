@@ -68,6 +68,11 @@ impl Key {
         Self("t/shredded".to_owned())
     }
 
+    /// Mark that a value sealed by this retired data key was put elsewhere.
+    pub fn moved(id: DataKeyId) -> Self {
+        Self(format!("p/{id}"))
+    }
+
     /// A key as the engine stored it.
     pub fn from_stored(text: String) -> Self {
         Self(text)

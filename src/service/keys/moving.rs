@@ -1,50 +1,45 @@
 //! Sealed values that are put elsewhere as they are.
 
 use crate::{
-    domain::{DataKeyId, WorkspaceId},
+    domain::{DataKeyId, Revision},
     envelope::SealedRecord,
-    service::{ActiveKey, Error, Secrets},
+    service::ActiveKey,
     store::{Expect, Key, Operation, Record, Write},
 };
 
-impl Secrets {
-    /// What a commit must hold besides that puts a sealed value elsewhere as it
-    /// is: if a retired data key sealed it, a write of that key's record, so that
-    /// the key is not destroyed by who has not seen the value in its new place.
-    /// The commit must check in any case that `active` still is the active key.
-    pub(in crate::service) async fn moving(
-        &self,
-        workspace: &WorkspaceId,
-        value: Option<&Record>,
-        active: DataKeyId,
-    ) -> Result<Option<Operation>, Error> {
-        let sealed = value.and_then(|value| SealedRecord::parse(value.bytes.clone()).ok());
-        let id = sealed.map(|sealed| sealed.data_key_id()).filter(|id| *id != active);
-        let Some(id) = id else { return Ok(None) };
-        // Without a record, no key opens the value any more.
-        let [record] = self.read(workspace, [Key::data_key(id)]).await?;
-        Ok(record.map(|Record { revision, bytes }| Operation {
-            key: Key::data_key(id),
-            expect: Some(Expect::Revision(revision)),
-            write: Write::Put(Record { revision: revision.next(), bytes }),
-        }))
-    }
+/// What a commit must hold besides that puts a sealed value elsewhere as it is:
+/// if a retired data key sealed it, a mark, so that the key is not destroyed by
+/// who has not seen the value in its new place. Movers do not disturb each other:
+/// none looks at the mark.
+///
+/// The commit must check that `active` still is the active key, and that the
+/// value still lies where it was read, see [`unmoved`].
+pub(in crate::service) fn moving(value: Option<&Record>, active: DataKeyId) -> Option<Operation> {
+    let sealed = SealedRecord::parse(value?.bytes.clone()).ok()?;
+    let id = sealed.data_key_id();
+    // Any other revision than before will do.
+    let mark = Record { revision: Revision::initial(), bytes: vec![] };
+    let put = Operation { key: Key::moved(id), expect: None, write: Write::Put(mark) };
+    (id != active).then_some(put)
+}
 
-    /// The same with that check, for a commit that seals nothing itself.
-    pub(in crate::service) async fn only_moving(
-        &self,
-        workspace: &WorkspaceId,
-        value: Option<&Record>,
-        active: Option<&ActiveKey>,
-    ) -> Result<Vec<Operation>, Error> {
-        // Without an active key no other is destroyed.
-        let Some(active) = active else { return Ok(vec![]) };
-        let unchanged = Operation {
-            key: Key::active_data_key(),
-            expect: Some(Expect::Revision(active.revision)),
-            write: Write::Nothing,
-        };
-        let touched = self.moving(workspace, value, active.wrapped.id).await?;
-        Ok([unchanged].into_iter().chain(touched).collect())
-    }
+/// The same with the check of the active key, for a commit that seals nothing
+/// itself.
+pub(in crate::service) fn only_moving(
+    value: Option<&Record>,
+    active: Option<&ActiveKey>,
+) -> Vec<Operation> {
+    // Without an active key no other is destroyed.
+    let Some(active) = active else { return vec![] };
+    let unchanged = Operation {
+        key: Key::active_data_key(),
+        expect: Some(Expect::Revision(active.revision)),
+        write: Write::Nothing,
+    };
+    [unchanged].into_iter().chain(moving(value, active.wrapped.id)).collect()
+}
+
+/// The value still lies there as it was read: it was not sealed anew meanwhile.
+pub(in crate::service) fn unmoved(value: Option<&Record>) -> Option<Expect> {
+    value.map(|value| Expect::Revision(value.revision))
 }

@@ -6,20 +6,21 @@
 //! destroyed. No state is kept but the records: a second run goes on where one
 //! ended, wherever that was.
 //!
-//! A value keeps its revision, so metadata, etags and the table of versions stay
+//! A value stays bound to its revision, so metadata, etags and the table of versions stay
 //! as they are. Each is put only if what it belongs to is unchanged: whoever
 //! writes meanwhile wins, and the next pass looks again.
 //!
 //! Why no key is destroyed that is still needed:
 //! - Nothing is sealed with a retired key: every commit of a sealed value fails
 //!   once another key is active than the one that sealed it.
-//! - A commit that puts a sealed value elsewhere as it is also writes the record
-//!   of its retired key, see [`super::moving`]. A key is destroyed only if its
-//!   record is as it was before the pass that found no value of it.
+//! - A commit that puts a sealed value elsewhere as it is demands that it still
+//!   lies where it was read, and also writes the mark of its retired key, see
+//!   [`super::moving`]. A key is destroyed only if its record and its mark are as
+//!   they were before the pass that found no value of it.
 
 mod pass;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use self::pass::Pass;
 use super::{
@@ -27,10 +28,10 @@ use super::{
     job::{Progress, Steps},
 };
 use crate::{
-    domain::{DataKeyId, Revision, SecretName, Timestamp, WorkspaceId},
+    domain::{DataKeyId, SecretName, Timestamp, WorkspaceId},
     service::{Caller, Error, Secrets, audit::Action},
     store::{
-        Batch, Expect, Key, Operation, Write,
+        Batch, Expect, Key, Operation, Record, Write,
         codec::{self, StoredKey},
     },
 };
@@ -110,39 +111,49 @@ impl Secrets {
     }
 
     /// The retired data keys of a workspace as they lie in the store.
-    async fn retired_keys(
-        &self,
-        workspace: &WorkspaceId,
-    ) -> Result<BTreeMap<DataKeyId, (StoredKey, Revision)>, Error> {
-        let [] = self.read(workspace, []).await?;
+    async fn retired_keys(&self, workspace: &WorkspaceId) -> Result<Vec<Retired>, Error> {
         let records = self.store.scan(workspace, Key::DATA_KEY, None, usize::MAX).await?;
-        let mut retired = BTreeMap::new();
+        let mut retired = Vec::new();
         for (key, record) in records {
             let stored = codec::decode_data_key(&record.bytes)?;
             if key == Key::data_key(stored.wrapped.id) {
-                retired.insert(stored.wrapped.id, (stored, record.revision));
+                retired.push((stored, record.revision));
             }
         }
-        Ok(retired)
+        let marks = retired.iter().map(|(stored, _)| Key::moved(stored.wrapped.id)).collect();
+        let marks = self.read_all(workspace, marks).await?.into_iter();
+        let mark = |mark: Option<Record>| {
+            mark.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision))
+        };
+        let all = retired.into_iter().zip(marks);
+        let all = all.map(|((stored, revision), found)| Retired {
+            stored,
+            record: Expect::Revision(revision),
+            mark: mark(found),
+        });
+        Ok(all.collect())
     }
 
-    /// Destroys a retired key if its record is still as it was.
-    async fn destroy_key(
-        &self,
-        workspace: &WorkspaceId,
-        id: DataKeyId,
-        revision: Revision,
-    ) -> Result<(), Error> {
-        let operation = Operation {
-            key: Key::data_key(id),
-            expect: Some(Expect::Revision(revision)),
-            write: Write::Delete,
-        };
-        self.commit(workspace, Batch { operations: vec![operation], ..Batch::default() }).await?;
+    /// Destroys a retired key if its record and its mark are still as they were.
+    async fn destroy_key(&self, workspace: &WorkspaceId, key: &Retired) -> Result<(), Error> {
+        let id = key.stored.wrapped.id;
+        let delete = |key, expect| Operation { key, expect: Some(expect), write: Write::Delete };
+        let operations =
+            vec![delete(Key::data_key(id), key.record), delete(Key::moved(id), key.mark)];
+        self.commit(workspace, Batch { operations, ..Batch::default() }).await?;
         // The other keys are unwrapped again when they are needed.
         self.keyring.evict(workspace);
         Ok(())
     }
+}
+
+/// A retired data key.
+struct Retired {
+    stored: StoredKey,
+    /// What its record must be for it to be destroyed.
+    record: Expect,
+    /// The same of its mark.
+    mark: Expect,
 }
 
 async fn reencrypt(
@@ -164,14 +175,15 @@ async fn reencrypt(
         let needed = pass.needs();
         let now = secrets.clock.now();
         let mut fates = Vec::new();
-        for (id, (stored, revision)) in retired {
-            let until = stored.retire_time.and_then(|time| time.checked_add(REMEMBERED));
+        for key in &retired {
+            let id = key.stored.wrapped.id;
+            let until = key.stored.retire_time.and_then(|time| time.checked_add(REMEMBERED));
             let fate = match until {
                 _ if needed(id) => KeyFate::Needed,
                 Some(until) if now < until && !request.forget_requests => {
                     KeyFate::Remembered(until)
                 }
-                _ => match secrets.destroy_key(workspace, id, revision).await {
+                _ => match secrets.destroy_key(workspace, key).await {
                     Ok(()) => KeyFate::Destroyed,
                     Err(Error::ConcurrentUpdate) => continue 'passes,
                     Err(error) => return Err(error),

@@ -42,8 +42,8 @@ fn replica(rig: &Rig, rotation: Rotation) -> (Arc<Secrets>, Lines) {
     let lines = Lines::default();
     let sink = AuditSink::Writer(Box::new(lines.clone()));
     let parts = (rig.store.clone(), rig.kms.clone(), rig.clock.clone());
-    let secrets = service::secrets(parts.0, parts.1, parts.2, sink);
-    (Arc::new(Secrets { limits: Limits { rotation, ..Limits::default() }, ..secrets }), lines)
+    let limits = Limits { rotation, ..Limits::default() };
+    (Arc::new(service::secrets_within(parts.0, parts.1, parts.2, sink, limits)), lines)
 }
 
 /// Lets what runs in the background end.

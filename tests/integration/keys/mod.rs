@@ -46,6 +46,7 @@ struct Rig {
     store: Arc<dyn Store>,
     kms: Arc<FakeKms>,
     clock: Arc<ManualClock>,
+    limits: Limits,
     /// One of them.
     secrets: Arc<Secrets>,
 }
@@ -59,16 +60,17 @@ impl Rig {
     fn keeping(store: Arc<dyn Store>, deleted_retention: Duration) -> Self {
         let (kms, clock) = (Arc::new(FakeKms::default()), Arc::new(ManualClock::default()));
         let sink = AuditSink::Writer(Box::new(io::sink()));
-        let secrets = service::secrets(store.clone(), kms.clone(), clock.clone(), sink);
-        let limits = Limits { deleted_retention, ..secrets.limits };
-        Self { store, kms, clock, secrets: Arc::new(Secrets { limits, ..secrets }) }
+        let limits = Limits { deleted_retention, ..Limits::default() };
+        let (a, b, c) = (store.clone(), kms.clone(), clock.clone());
+        let secrets = Arc::new(service::secrets_within(a, b, c, sink, limits));
+        Self { store, kms, clock, limits, secrets }
     }
 
     /// One that has just started, on this view of the store.
     fn replica(&self, store: Arc<dyn Store>) -> Arc<Secrets> {
         let sink = AuditSink::Writer(Box::new(io::sink()));
-        let secrets = service::secrets(store, self.kms.clone(), self.clock.clone(), sink);
-        Arc::new(Secrets { limits: self.secrets.limits, ..secrets })
+        let (kms, clock) = (self.kms.clone(), self.clock.clone());
+        Arc::new(service::secrets_within(store, kms, clock, sink, self.limits))
     }
 
     async fn keys(&self) -> WorkspaceKeys {

@@ -4,29 +4,30 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tonic::Code;
 use workflow_secrets::{
-    domain::Revision,
+    domain::{RequestId, Revision, WorkspaceId},
     grpc::proto::{
         DataKeyFate, ReencryptWorkspaceRequest, ReencryptWorkspaceResponse, RotateDataKeyRequest,
     },
-    service::{Error, KeyFate, ReencryptFailure, ReencryptWorkspace},
-    store::{Batch, Key, Operation, Record, Write, codec::StoredKey},
+    service::{Error, KeyFate, ReencryptFailure},
+    store::{
+        Batch, Commit, Key, Operation, Record, Shredded, Store, StoreError, WorkspacesCursor,
+        Write, codec::StoredKey,
+    },
 };
 
 use super::{
     DAY, Rig, create, create_once, delete, engines, name, read, reencrypt, undelete, update, ws,
 };
-use crate::support::{
-    platform::{self, KeyClient, Platform, assert_refused, reason, with},
-    service::caller,
-};
+use crate::support::platform::{self, KeyClient, Platform, assert_refused, reason, with};
 
 #[tokio::test]
 async fn all_values_get_the_active_key_and_the_retired_ones_are_destroyed() {
@@ -162,71 +163,140 @@ async fn a_value_that_does_not_open_keeps_its_key_and_holds_nothing_else_up() {
     }
 }
 
+/// The mark of a retired key.
+async fn mark(rig: &Rig, key: &StoredKey) -> Option<Revision> {
+    let at = Key::moved(key.wrapped.id);
+    rig.store.read(&ws(), &[at]).await.unwrap().remove(0).map(|record| record.revision)
+}
+
 #[tokio::test]
-async fn a_value_moved_as_it_is_is_told_by_the_record_of_its_key() {
+async fn a_value_moved_as_it_is_leaves_the_mark_of_its_key() {
     for (store, _keep) in engines().await {
         let rig = Rig::new(store);
-        for name in ["A", "B"] {
+        for name in ["A", "B", "C"] {
             create(&rig.secrets, name, "first").await.unwrap();
         }
         let first = rig.rotate().await.keys.remove(1);
-        let revision = || async { rig.retired(&first).await.unwrap().revision };
-        let mut before = revision().await;
-        // New values, under the active key, that leave the old ones behind.
-        for name in ["A", "B"] {
-            update(&rig.secrets, name, "second").await.unwrap();
-            let after = revision().await;
-            assert_eq!(after, before.next());
-            before = after;
-        }
-        // Deletion and its undoing move a value as it is.
-        for _ in 0..2 {
-            create(&rig.secrets, "C", "first").await.unwrap();
-            let second = rig.rotate().await.keys.remove(1);
-            let revision = || async { rig.retired(&second).await.unwrap().revision };
-            let before = revision().await;
-            delete(&rig.secrets, "C").await;
-            assert_eq!(revision().await, before.next());
-            undelete(&rig.secrets, "C").await;
-            assert_eq!(revision().await, before.next().next());
-            assert_eq!(read(&rig.secrets, "C", None).await.as_deref(), Ok("first"));
-            delete(&rig.secrets, "C").await;
-        }
-        // What is sealed with the active key needs no such thing.
+        let mut seen = vec![mark(&rig, &first).await];
+        assert_eq!(seen, [None]);
+        // New values that leave the old ones behind, deletion and its undoing.
+        update(&rig.secrets, "A", "second").await.unwrap();
+        seen.push(mark(&rig, &first).await);
+        update(&rig.secrets, "B", "second").await.unwrap();
+        seen.push(mark(&rig, &first).await);
+        delete(&rig.secrets, "C").await;
+        seen.push(mark(&rig, &first).await);
+        undelete(&rig.secrets, "C").await;
+        seen.push(mark(&rig, &first).await);
+        let distinct: std::collections::HashSet<_> = seen.iter().collect();
+        assert_eq!(distinct.len(), 5, "{seen:?}");
+        // What is sealed with the active key needs none.
         create(&rig.secrets, "D", "first").await.unwrap();
         update(&rig.secrets, "D", "second").await.unwrap();
         delete(&rig.secrets, "D").await;
         undelete(&rig.secrets, "D").await;
-        assert_eq!(revision().await, before);
+        assert_eq!(Some(&mark(&rig, &first).await), seen.last());
+        // It goes with the key.
+        reencrypt(&rig.secrets, true).await.unwrap();
+        assert_eq!((mark(&rig, &first).await, rig.retired(&first).await.is_none()), (None, true));
+        assert_eq!(read(&rig.secrets, "A", Some(1)).await.as_deref(), Ok("first"));
+        assert_eq!(read(&rig.secrets, "C", None).await.as_deref(), Ok("first"));
     }
 }
 
-/// A key is moved between the last look and the end.
+/// A value is moved, it seems, between each look and the end of its key.
 #[tokio::test]
-async fn a_key_that_was_touched_since_the_look_is_looked_for_again() {
+async fn a_key_that_was_marked_since_the_look_is_looked_for_again() {
     for (store, _keep) in engines().await {
-        let rig = Rig::new(store);
+        let marking = Arc::new(Marking { store, times: AtomicUsize::new(3) });
+        let rig = Rig::new(marking);
         create(&rig.secrets, "KEY", "value").await.unwrap();
         let first = rig.rotate().await.keys.remove(1);
-        let request = ReencryptWorkspace { workspace: ws(), forget_requests: true };
-        let mut steps = rig.secrets.reencrypt(&caller(), request).await.unwrap();
-        let touched = AtomicBool::new(false);
-        let mut last = None;
-        while let Some(step) = steps.recv().await {
-            let step = step.unwrap();
-            // Perhaps too late; the next run then has nothing to destroy.
-            if !touched.swap(true, Ordering::SeqCst)
-                && let Some(Record { revision, bytes }) = rig.retired(&first).await
-            {
-                let revision = Revision::from_u64(revision.as_u64() + 1);
-                put(&rig, Key::data_key(first.wrapped.id), Record { revision, bytes }).await;
-            }
-            last = Some(step);
+        let report = reencrypt(&rig.secrets, true).await.unwrap();
+        assert_eq!((report.pass, report.keys[0].1), (5, KeyFate::Destroyed));
+        assert!(rig.retired(&first).await.is_none());
+    }
+}
+
+/// Just before a retired key is destroyed, so many times, its mark is written.
+struct Marking {
+    store: Arc<dyn Store>,
+    times: AtomicUsize,
+}
+
+#[async_trait]
+impl Store for Marking {
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError> {
+        self.store.read(workspace, keys).await
+    }
+
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        let destroys =
+            |one: &&Operation| one.key.as_str().starts_with("p/") && one.write == Write::Delete;
+        let again = |left: usize| left.checked_sub(1);
+        if let Some(Operation { key, .. }) = batch.operations.iter().find(destroys)
+            && self.times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, again).is_ok()
+        {
+            let mark = Record { revision: Revision::initial(), bytes: vec![] };
+            let mark = Operation { key: key.clone(), expect: None, write: Write::Put(mark) };
+            let mark = Batch { operations: vec![mark], ..Batch::default() };
+            assert!(self.store.commit(workspace, mark).await? == Commit::Done);
         }
-        let last = last.unwrap();
-        assert!(last.done && last.pass >= 2);
-        let again = reencrypt(&rig.secrets, true).await.unwrap();
-        assert!(again.done && rig.retired(&first).await.is_none());
+        self.store.commit(workspace, batch).await
+    }
+
+    async fn shred(
+        &self,
+        workspace: &WorkspaceId,
+        tombstone: Record,
+    ) -> Result<Shredded, StoreError> {
+        self.store.shred(workspace, tombstone).await
+    }
+
+    async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        self.store.revision(workspace).await
+    }
+
+    async fn request(
+        &self,
+        workspace: &WorkspaceId,
+        id: &RequestId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.request(workspace, id).await
+    }
+
+    async fn scan(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StoreError> {
+        self.store.scan(workspace, prefix, after, limit).await
+    }
+
+    async fn keys(
+        &self,
+        workspace: &WorkspaceId,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Key>, StoreError> {
+        self.store.keys(workspace, prefix, limit).await
+    }
+
+    async fn workspaces(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
+        self.store.workspaces(cursor).await
+    }
+
+    async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
     }
 }
 

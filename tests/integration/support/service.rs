@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio_util::task::TaskTracker;
 use workflow_secrets::{
     domain::{CallerId, Clock, Environment},
     envelope::{Keyring, KeyringConfig},
     kms::Kms,
     service::{
-        Limits, Secrets,
+        Limits, Parts, Secrets,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -28,16 +27,27 @@ pub(crate) fn secrets(
     clock: Arc<dyn Clock>,
     audit: AuditSink,
 ) -> Secrets {
+    let limits = Limits { max_secrets_per_workspace: 2_000, ..Limits::default() };
+    secrets_within(store, kms, clock, audit, limits)
+}
+
+/// The same with these limits.
+pub(crate) fn secrets_within(
+    store: Arc<dyn Store>,
+    kms: Arc<dyn Kms>,
+    clock: Arc<dyn Clock>,
+    audit: AuditSink,
+    limits: Limits,
+) -> Secrets {
     let environment = Environment::parse("test").unwrap();
     let config = KeyringConfig::default();
-    Secrets {
+    Secrets::new(Parts {
         keyring: Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config),
         store,
         clock,
         audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller().id))),
         environment,
-        limits: Limits { max_secrets_per_workspace: 2_000, ..Limits::default() },
-        changes: TaskTracker::new(),
-    }
+        limits,
+    })
 }

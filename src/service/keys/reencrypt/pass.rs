@@ -264,7 +264,8 @@ impl<'a> Pass<'a> {
         let value = Operation {
             key: place.key,
             expect: Some(Expect::Revision(record_revision)),
-            write: Write::Put(Record { revision: record_revision, bytes: sealed }),
+            // Another one: whoever read the value before must not move it.
+            write: Write::Put(Record { revision: Revision::initial(), bytes: sealed }),
         };
         Ok(Some(vec![metadata_unchanged, value]))
     }
