@@ -7,7 +7,10 @@ use std::{
     collections::{BTreeSet, HashMap},
     future::Future,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -187,8 +190,8 @@ impl Keyring {
     /// active one, nothing is done, and the active one is brought.
     ///
     /// The new key is unwrapped before it takes the place, and once more, as it
-    /// lies in the store, before its first use. Of calls at once one does it;
-    /// it is told so.
+    /// lies in the store, before its first use. Of calls at once, on whatever
+    /// replica, one does it; it is told so.
     ///
     /// # Errors
     /// See [`KeyError`]. Safe to call again.
@@ -262,13 +265,14 @@ impl Inner {
         replaced: DataKeyId,
     ) -> Result<(Arc<DataKey>, bool), KeyError> {
         let slot = (workspace.clone(), Wanted::Next(replaced));
+        let made = Arc::new(AtomicBool::new(false));
         let mut started = false;
         let replace = |_| {
             started = true;
-            Arc::clone(self).replace(workspace.clone(), replaced)
+            Arc::clone(self).replace(workspace.clone(), replaced, Arc::clone(&made))
         };
         let key = self.obtain(slot, Duration::ZERO, replace).await?;
-        Ok((key, started))
+        Ok((key, started && made.load(Ordering::Relaxed)))
     }
 
     /// What the cache has, or else the outcome of `start`, shared with all who

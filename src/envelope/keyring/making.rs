@@ -1,7 +1,10 @@
 //! Makes data keys: the first of a workspace, and those that take the place of
 //! another.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::{Inner, KeyError, Outcome, Slot, Wanted};
 use crate::{
@@ -22,13 +25,15 @@ impl Inner {
         self.proven((workspace, Wanted::First), stored).await
     }
 
-    /// The data key that takes the place of `replaced`, unwrapped.
+    /// The data key that takes the place of `replaced`, unwrapped. `made` is set
+    /// if this put it there.
     pub(super) async fn replace(
         self: Arc<Self>,
         workspace: WorkspaceId,
         replaced: DataKeyId,
+        made: Arc<AtomicBool>,
     ) -> Outcome {
-        let stored = self.store_next(&workspace, replaced).await;
+        let stored = self.store_next(&workspace, replaced, &made).await;
         self.proven((workspace, Wanted::Next(replaced)), stored).await
     }
 
@@ -86,6 +91,7 @@ impl Inner {
         &self,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
+        made: &AtomicBool,
     ) -> Result<WrappedDataKey, KeyError> {
         let (old, revision) = self.active(workspace).await?;
         if old.wrapped.id != replaced {
@@ -109,7 +115,7 @@ impl Inner {
         ];
         let batch = Batch { operations, ..Batch::default() };
         match self.store.commit(workspace, batch).await? {
-            Commit::Done => {}
+            Commit::Done => made.store(true, Ordering::Relaxed),
             Commit::Conflict(_) => {
                 let faster = StoreError::Unavailable("the data key was changed meanwhile");
                 let (active, _) = self.active(workspace).await?;
