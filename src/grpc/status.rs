@@ -69,7 +69,7 @@ fn describe(
         Error::MessageTooLarge => text(
             Code::ResourceExhausted,
             "the message is larger than any valid call: a value has at most 64 KiB, a template \
-             1 MiB, a chunk 256 KiB",
+             1 MiB, a chunk 255 KiB",
         ),
         Error::RenderedTooLarge => text(
             Code::ResourceExhausted,
