@@ -207,11 +207,6 @@ def largest_answer(connect):
     assert len(secrets) == 100
     for number in range(100):
         assert secrets[f"l{number}"].value == f"{number:04}" * (16 * 1024)
-    # Too much to look for all of it at once.
-    request = api.PrepareTemplateRequest(workspace=WORKSPACE, json="{}")
-    refusal = platform.refused("PrepareTemplate", request)
-    expected = (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MUCH_TO_MATCH")
-    assert (refusal.code, refusal.reason) == expected
 
 
 def documents(connect):
@@ -278,7 +273,7 @@ def many_places(connect):
     """As many_unresolved, with the longest places too."""
     executor = connect("executor")
     for name, letter in (("GONE", "k"), ("GONE", "é"), ("G" * 128, "\U0001f511"), ("GONE", "\n")):
-        for length in (1, 20, 60, 100, 300, 2_000):
+        for length in (1, 14, 29, 57, 58, 300, 800):
             document = {f"{i}{letter * length}": "{{secrets.%s}}" % name for i in range(100)}
             request = api.RenderTemplateRequest(workspace=WORKSPACE, json=json.dumps(document))
             refusal = executor.refused("RenderTemplate", request)
@@ -372,11 +367,13 @@ def redact(connect):
     assert sum(masked.count for masked in tally.masked) == len(list(encodings(value)))
 
     # An answer comes while the stream is open.
-    answers = executor.Redact(interleaved := Interleaved(stream([], all_names=True)))
+    requests = queue.SimpleQueue()
+    answers = executor.Redact(iter(requests.get, None))
+    requests.put(*stream([], all_names=True))
     for line in (b"one\n", b"two\n"):
-        interleaved.send(api.RedactRequest(chunk=line))
+        requests.put(api.RedactRequest(chunk=line))
         assert next(answers).chunk == line
-    interleaved.end()
+    requests.put(None)
     assert next(answers).HasField("tally")
 
     for requests, code, why in (
@@ -391,24 +388,6 @@ def redact(connect):
         except grpc.RpcError as error:
             refusal = Refusal(error)
         assert (refusal.code, refusal.reason) == (code, why)
-
-
-class Interleaved:
-    """Requests that come one by one."""
-
-    def __init__(self, first):
-        self.queue = queue.SimpleQueue()
-        for request in first:
-            self.queue.put(request)
-
-    def send(self, request):
-        self.queue.put(request)
-
-    def end(self):
-        self.queue.put(None)
-
-    def __iter__(self):
-        return iter(self.queue.get, None)
 
 
 def main(protos, certificates, address):
