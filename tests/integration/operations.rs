@@ -2,7 +2,7 @@
 //! stream that breaks: what a running service shows only by chance.
 
 use std::{
-    io::{self, Write},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,138 +12,20 @@ use std::{
 
 use async_trait::async_trait;
 use workflow_secrets::{
-    domain::{
-        Actor, Alias, Clock as _, Description, Plaintext, RequestId, Revision, SecretMetadata,
-        SecretName, Timestamp, WorkspaceId,
-    },
+    domain::{Actor, Clock as _, RequestId, Revision, SecretMetadata, WorkspaceId},
     service::{
-        Cause, CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange,
-        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, Unresolved,
-        UpdateSecret, access::Caller, audit::AuditSink,
+        Cause, Error, ExpiryChange, ListSecrets, PageSize, SecretView, Unresolved, audit::AuditSink,
     },
     store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor},
 };
 
 use super::support::{
-    fake_kms::FakeKms, manual_clock::ManualClock, memory_store::MemoryStore, service,
+    bench::{Bench, Breaking, name, workspace},
+    memory_store::MemoryStore,
 };
-
-struct Bench {
-    secrets: Arc<Secrets>,
-    store: Arc<MemoryStore>,
-    clock: Arc<ManualClock>,
-    caller: Caller,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let store = Arc::new(MemoryStore::default());
-        Self::on(store.clone(), store, AuditSink::Writer(Box::new(io::sink())))
-    }
-
-    fn on(store: Arc<MemoryStore>, seen: Arc<dyn Store>, audit: AuditSink) -> Self {
-        let clock = Arc::new(ManualClock::default());
-        let secrets = service::secrets(seen, Arc::new(FakeKms::default()), clock.clone(), audit);
-        Self { secrets: Arc::new(secrets), store, clock, caller: service::caller() }
-    }
-
-    /// So much later than now.
-    fn later(&self, by: Duration) -> Timestamp {
-        let now = self.clock.now();
-        let nanos = u64::from(now.nanos()) + u64::from(by.subsec_nanos());
-        let carry = i64::try_from(by.as_secs() + nanos / 1_000_000_000).unwrap();
-        let nanos = u32::try_from(nanos % 1_000_000_000).unwrap();
-        Timestamp::new(now.seconds() + carry, nanos).unwrap()
-    }
-
-    async fn create(
-        &self,
-        name: &str,
-        expire_time: Option<Timestamp>,
-        request_id: Option<&str>,
-    ) -> Result<(), Error> {
-        let request = CreateSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            value: Plaintext::parse("value".to_owned()).ok().unwrap(),
-            description: Description::parse(&"d".repeat(512)).unwrap(),
-            owner: None,
-            expire_time,
-            request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
-            validate_only: false,
-        };
-        self.secrets.create(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn expire(&self, name: &str, expiry: ExpiryChange) -> Result<(), Error> {
-        let request = UpdateSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            value: None,
-            description: None,
-            expiry,
-            etag: None,
-            allow_missing: false,
-            owner: None,
-            request_id: None,
-            validate_only: false,
-        };
-        self.secrets.update(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), Error> {
-        let request = DeleteSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            etag: None,
-            permanent: false,
-            request_id: None,
-        };
-        self.secrets.delete(&self.caller, request).await
-    }
-
-    async fn list(&self, show_deleted: bool) -> Vec<SecretView> {
-        let request = ListSecrets {
-            workspace: workspace(),
-            page_size: PageSize::parse(0).unwrap(),
-            page_token: String::new(),
-            show_system_managed: true,
-            show_deleted,
-        };
-        self.secrets.list(&self.caller, request).await.unwrap().secrets
-    }
-
-    async fn undelete(&self, name: &str) -> Result<(), Error> {
-        let (workspace, name) = (workspace(), self::name(name));
-        let request = UndeleteSecret { workspace, name, uid: None, request_id: None };
-        self.secrets.undelete(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn resolve(&self, name: &str) -> Result<String, Error> {
-        let secret = self::name(name);
-        let alias = Alias::from(&secret);
-        let request = ResolveSecrets {
-            workspace: workspace(),
-            credentials: Credentials::new(vec![Credential { secret, alias, version: None }])
-                .unwrap(),
-            workflow_id: None,
-            run_id: None,
-        };
-        let mut resolved = self.secrets.resolve(&self.caller, request).await?;
-        Ok(resolved.remove(0).payload.value.expose().to_owned())
-    }
-}
-
-fn workspace() -> WorkspaceId {
-    WorkspaceId::parse("ws").unwrap()
-}
 
 fn unresolved(asked: &str, cause: Cause) -> Error {
     Error::Unresolved(vec![Unresolved { name: Some(name(asked)), cause, place: None }])
-}
-
-fn name(text: &str) -> SecretName {
-    SecretName::parse(text).unwrap()
 }
 
 const NANO: Duration = Duration::from_nanos(1);
@@ -313,22 +195,6 @@ async fn nothing_changes_while_its_audit_line_cannot_be_written() {
     // The first call finds the stream whole again by its own line.
     let _ = bench.create("KEY", None, None).await;
     bench.create("AFTER", None, None).await.unwrap();
-}
-
-/// A sink that fails on demand.
-struct Breaking(Arc<AtomicBool>);
-
-impl Write for Breaking {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.load(Ordering::SeqCst) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A store in which somebody else is always faster, on demand.
