@@ -24,9 +24,10 @@ use workflow_secrets::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits},
         proto::{
-            self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
-            ListSecretsResponse, ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret,
-            Secret, UpdateSecretRequest,
+            self, AcquireRefreshLeaseRequest, CreateSecretRequest, DeleteSecretRequest,
+            GetSecretRequest, ListSecretsRequest, ListSecretsResponse, RefreshLease,
+            ReleaseRefreshLeaseRequest, ResolveSecretsRequest, ResolveSecretsResponse,
+            ResolvedSecret, Secret, UpdateSecretRequest,
             secrets_service_client::SecretsServiceClient,
             secrets_service_server::{SecretsService, SecretsServiceServer},
         },
@@ -93,6 +94,20 @@ impl SecretsService for Echo {
     }
 
     async fn delete_secret(&self, _: Request<DeleteSecretRequest>) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn acquire_refresh_lease(
+        &self,
+        _: Request<AcquireRefreshLeaseRequest>,
+    ) -> Result<Response<RefreshLease>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn release_refresh_lease(
+        &self,
+        _: Request<ReleaseRefreshLeaseRequest>,
+    ) -> Result<Response<()>, Status> {
         Err(Status::unimplemented(""))
     }
 

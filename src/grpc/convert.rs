@@ -6,12 +6,14 @@ use std::{mem, sync::Arc};
 use super::proto;
 use crate::{
     domain::{
-        Alias, ConnectionId, Description, Etag, Integration, ManagedBy, Owner, Plaintext, Refusal,
-        RequestId, RunId, SecretName, Timestamp, WorkflowId, WorkspaceId,
+        Alias, ConnectionId, Description, Etag, FencingToken, Integration, LeaseHolder, LeaseTtl,
+        ManagedBy, Owner, Plaintext, Refusal, RequestId, RunId, SecretName, Timestamp, WorkflowId,
+        WorkspaceId,
     },
     service::{
-        CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, FieldViolation,
-        GetSecret, ListSecrets, Page, PageSize, ResolveSecrets, Resolved, SecretView, UpdateSecret,
+        AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error,
+        ExpiryChange, FieldViolation, GetSecret, Lease, ListSecrets, Page, PageSize,
+        ReleaseRefreshLease, ResolveSecrets, Resolved, SecretView, UpdateSecret,
     },
 };
 
@@ -137,6 +139,11 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
     {
         return Err(Error::field("value", "must be present unless description or expire_time is"));
     }
+    let fencing_token = message.fencing_token.map(FencingToken::parse);
+    let fencing_token = fencing_token.and_then(|token| faults.check("fencing_token", token));
+    if faults.0.is_empty() && fencing_token.is_some() && value.is_none() {
+        return Err(Error::field("fencing_token", "must come with a new value"));
+    }
     let (etag, allow_missing) = (etag(&message.etag), message.allow_missing);
     let validate_only = message.validate_only;
     let request = workspace.zip(name).map(|(workspace, name)| UpdateSecret {
@@ -146,6 +153,7 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         description,
         expiry,
         etag,
+        fencing_token,
         allow_missing,
         owner,
         request_id,
@@ -166,6 +174,44 @@ pub(super) fn delete(message: proto::DeleteSecretRequest) -> Result<DeleteSecret
         etag,
         request_id,
     });
+    faults.finish(request)
+}
+
+pub(super) fn acquire_lease(
+    message: proto::AcquireRefreshLeaseRequest,
+) -> Result<AcquireRefreshLease, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let holder = faults.check("holder", LeaseHolder::parse(&message.holder));
+    let ttl = match message.ttl {
+        None => Some(LeaseTtl::default()),
+        Some(ttl) => faults.check("ttl", LeaseTtl::parse(ttl.seconds, ttl.nanos)),
+    };
+    let etag = etag(&message.etag);
+    let request = || {
+        Some(AcquireRefreshLease {
+            workspace: workspace?,
+            name: name?,
+            holder: holder?,
+            ttl: ttl?,
+            etag,
+        })
+    };
+    let request = request();
+    faults.finish(request)
+}
+
+pub(super) fn release_lease(
+    message: proto::ReleaseRefreshLeaseRequest,
+) -> Result<ReleaseRefreshLease, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let token = faults.check("fencing_token", FencingToken::parse(message.fencing_token));
+    let request =
+        || Some(ReleaseRefreshLease { workspace: workspace?, name: name?, fencing_token: token? });
+    let request = request();
     faults.finish(request)
 }
 
@@ -230,6 +276,14 @@ pub(super) fn secret(view: SecretView) -> proto::Secret {
         expire_time: metadata.expire_time.map(timestamp),
         created_by: metadata.created_by,
         updated_by: metadata.updated_by,
+    }
+}
+
+pub(super) fn lease(lease: Lease) -> proto::RefreshLease {
+    proto::RefreshLease {
+        fencing_token: lease.fencing_token.as_u64(),
+        expire_time: Some(timestamp(lease.expire_time)),
+        secret: Some(secret(lease.secret)),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | Call | Lines |
 //! |---|---|
-//! | Create, Get, Update, Delete | one, with the secret, also if it is not granted or fails |
+//! | Create, Get, Update, Delete, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
 //! | List | one, without a secret |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
@@ -21,13 +21,14 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `list` or `resolve` |
+//! | `action` | `create`, `get`, `update`, `delete`, `list`, `resolve`, `acquire_lease` or `release_lease` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
 //! | `workspace`, `secret`, `version` | what was touched |
 //! | `alias` | resolve: the key under which the value was returned |
 //! | `workflow_id`, `run_id` | resolve: as the caller tells them |
+//! | `holder` | acquire_lease: for whom, as the caller tells it |
 //! | `trace_id` | W3C trace id, as the caller tells it |
 //!
 //! No field can hold a secret value: none has a type that could.
@@ -52,7 +53,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use self::output::Output;
 use super::access::Caller;
 use crate::domain::{
-    Actor, Alias, CallerId, RunId, SecretName, Timestamp, TraceId, WorkflowId, WorkspaceId,
+    Actor, Alias, CallerId, LeaseHolder, RunId, SecretName, Timestamp, TraceId, WorkflowId,
+    WorkspaceId,
 };
 
 /// What a call did to one secret, or tried to; to a whole workspace, if it is
@@ -83,6 +85,8 @@ pub struct AuditEvent {
     pub workflow_id: Option<WorkflowId>,
     /// Resolve: for which run.
     pub run_id: Option<RunId>,
+    /// AcquireRefreshLease: for whom.
+    pub holder: Option<LeaseHolder>,
     /// The trace the call belongs to.
     pub trace_id: Option<TraceId>,
 }
@@ -103,6 +107,7 @@ impl AuditEvent {
             alias: None,
             workflow_id: None,
             run_id: None,
+            holder: None,
             trace_id,
         }
     }
@@ -123,6 +128,10 @@ pub enum Action {
     List,
     /// ResolveSecrets.
     Resolve,
+    /// AcquireRefreshLease.
+    AcquireLease,
+    /// ReleaseRefreshLease.
+    ReleaseLease,
 }
 
 impl Action {
@@ -135,6 +144,8 @@ impl Action {
             Self::Delete => "delete",
             Self::List => "list",
             Self::Resolve => "resolve",
+            Self::AcquireLease => "acquire_lease",
+            Self::ReleaseLease => "release_lease",
         }
     }
 }
@@ -313,6 +324,8 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         #[serde(skip_serializing_if = "Option::is_none")]
         run_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        holder: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         trace_id: Option<&'a str>,
     }
     let line = Line {
@@ -327,6 +340,7 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         alias: event.alias.as_ref().map(Alias::as_str),
         workflow_id: event.workflow_id.as_ref().map(WorkflowId::as_str),
         run_id: event.run_id.as_ref().map(RunId::as_str),
+        holder: event.holder.as_ref().map(LeaseHolder::as_str),
         trace_id: event.trace_id.as_ref().map(TraceId::as_str),
     };
     line.serialize(&mut serde_json::Serializer::with_formatter(&mut *lines, Ascii))?;
@@ -394,6 +408,7 @@ mod tests {
             alias: Some(Alias::parse("k").unwrap()),
             workflow_id: Some(WorkflowId::parse("wf").unwrap()),
             run_id: Some(RunId::parse("run").unwrap()),
+            holder: Some(LeaseHolder::parse("pod-1").unwrap()),
             trace_id: Some(TraceId::parse("4bf92f3577b34da6a3ce929d0e0e4736").unwrap()),
             ..event()
         };
@@ -403,7 +418,7 @@ mod tests {
              \"caller\":\"spiffe://td/executor\",\
              \"actor\":\"Zo\\u00eb \\\"Z\\\" \\\\ \\ud83d\\udd11\",\
              \"workspace\":\"ws_1\",\"secret\":\"KEY\",\"version\":18446744073709551615,\
-             \"alias\":\"k\",\"workflow_id\":\"wf\",\"run_id\":\"run\",\
+             \"alias\":\"k\",\"workflow_id\":\"wf\",\"run_id\":\"run\",\"holder\":\"pod-1\",\
              \"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"}\n"
         );
     }

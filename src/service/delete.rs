@@ -91,6 +91,7 @@ impl Change for DeleteSecret {
             operations: vec![
                 delete(Key::metadata(&self.name), Some(Expect::Revision(stored.revision))),
                 delete(Key::value(&self.name), None),
+                delete(Key::lease(&self.name), None),
             ],
             request: remember(self.request_id(), self.parts(caller).fingerprint(None), None),
             ..Batch::default()

@@ -47,6 +47,12 @@ impl<'a> Parts<'a> {
         self
     }
 
+    pub(super) fn number(mut self, number: Option<u64>) -> Self {
+        let bytes = number.map_or_else(Vec::new, |number| number.to_be_bytes().to_vec());
+        self.0.push(Cow::Owned(bytes));
+        self
+    }
+
     pub(super) fn owner(self, owner: Option<&'a Owner>) -> Self {
         self.optional(owner.map(|o| o.integration.as_str().as_bytes()))
             .optional(owner.map(|o| o.connection_id.as_str().as_bytes()))

@@ -4,8 +4,9 @@ use prost::Message as _;
 
 use super::StoreError;
 use crate::domain::{
-    ConnectionId, DataKeyId, Description, Integration, ManagedBy, Owner, Revision, SecretMetadata,
-    SecretName, SecretUid, Timestamp, WrappedDataKey,
+    CallerId, ConnectionId, DataKeyId, Description, FencingToken, Holding, Integration,
+    LeaseHolder, ManagedBy, Owner, RefreshLease, Revision, SecretMetadata, SecretName, SecretUid,
+    Timestamp, WrappedDataKey,
 };
 
 mod pb {
@@ -35,6 +36,7 @@ pub struct Fingerprint {
 const METADATA: StoreError = StoreError::Malformed("metadata record");
 const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
 const REQUEST: StoreError = StoreError::Malformed("request record");
+const LEASE: StoreError = StoreError::Malformed("lease record");
 
 /// Metadata to bytes.
 pub fn encode_metadata(secret: &SecretMetadata) -> Vec<u8> {
@@ -118,6 +120,47 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestOutcome, StoreError> {
         })
     };
     decode().ok_or(REQUEST)
+}
+
+/// A lease to bytes.
+pub fn encode_lease(lease: &RefreshLease) -> Vec<u8> {
+    let holding = lease.held_by.as_ref();
+    pb::RefreshLease {
+        name: lease.name.to_string(),
+        uid: lease.uid.as_bytes().to_vec(),
+        version: lease.version,
+        fencing_token: lease.token.as_u64(),
+        caller: holding.map_or_else(String::new, |by| by.caller.to_string()),
+        holder: holding.map_or_else(String::new, |by| by.holder.to_string()),
+        expire_time: Some(time_to_pb(lease.expire_time)),
+    }
+    .encode_to_vec()
+}
+
+/// A lease from the bytes under `l/name`.
+///
+/// # Errors
+/// [`StoreError::Malformed`] also if the record names another secret.
+pub fn decode_lease(name: &SecretName, bytes: &[u8]) -> Result<RefreshLease, StoreError> {
+    let decode = || {
+        let lease = pb::RefreshLease::decode(bytes).ok()?;
+        let held_by = match lease.holder.as_str() {
+            "" => None,
+            holder => Some(Holding {
+                caller: CallerId::parse(&lease.caller).ok()?,
+                holder: LeaseHolder::parse(holder).ok()?,
+            }),
+        };
+        Some(RefreshLease {
+            name: SecretName::parse(&lease.name).ok().filter(|named| named == name)?,
+            uid: SecretUid::from_bytes(lease.uid.try_into().ok()?),
+            version: lease.version,
+            token: FencingToken::parse(lease.fencing_token).ok()?,
+            held_by,
+            expire_time: time_from_pb(lease.expire_time?)?,
+        })
+    };
+    decode().ok_or(LEASE)
 }
 
 fn metadata_to_pb(secret: &SecretMetadata) -> pb::SecretMetadata {
@@ -221,12 +264,33 @@ mod tests {
             create_time: Timestamp::new(9, 0).expect("in range"),
         };
         assert!(decode_data_key(&encode_data_key(&key)) == Ok(key));
+
+        let held_by = Some(Holding {
+            caller: CallerId::parse("spiffe://td/x").expect("caller"),
+            holder: LeaseHolder::parse("pod-1:7").expect("holder"),
+        });
+        for held_by in [held_by, None] {
+            let lease = lease(held_by);
+            assert_eq!(decode_lease(&lease.name, &encode_lease(&lease)), Ok(lease));
+        }
+    }
+
+    fn lease(held_by: Option<Holding>) -> RefreshLease {
+        RefreshLease {
+            name: SecretName::parse("STRIPE_KEY").expect("name"),
+            uid: SecretUid::random(),
+            version: 3,
+            token: FencingToken::first(),
+            held_by,
+            expire_time: Timestamp::new(9, 7).expect("in range"),
+        }
     }
 
     #[test]
     fn a_record_under_another_name_is_refused() {
         let other = SecretName::parse("OTHER").expect("name");
         assert_eq!(decode_metadata(&other, &encode_metadata(&secret())), Err(METADATA));
+        assert_eq!(decode_lease(&other, &encode_lease(&lease(None))), Err(LEASE));
     }
 
     #[test]
@@ -238,5 +302,6 @@ mod tests {
         }
         assert!(decode_data_key(&[]).is_err());
         assert!(decode_request(&[]).is_err());
+        assert!(decode_lease(&secret.name, &[]).is_err());
     }
 }

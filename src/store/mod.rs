@@ -21,6 +21,8 @@ impl Key {
     pub const VALUE: &'static str = "v/";
     /// Prefix of all data keys.
     pub const DATA_KEY: &'static str = "k/";
+    /// Prefix of all refresh leases.
+    pub const LEASE: &'static str = "l/";
 
     /// A secret's metadata.
     pub fn metadata(name: &SecretName) -> Self {
@@ -40,6 +42,11 @@ impl Key {
     /// An earlier data key that still opens values.
     pub fn data_key(id: DataKeyId) -> Self {
         Self(format!("{}{id}", Self::DATA_KEY))
+    }
+
+    /// The lease on the refresh of a secret.
+    pub fn lease(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::LEASE))
     }
 
     /// A key as the engine stored it.
@@ -127,12 +134,15 @@ pub struct Batch {
     /// Remembers the outcome under this id for 24 hours. If the id is known
     /// already, nothing is done and the remembered outcome comes back.
     pub request: Option<(RequestId, Vec<u8>)>,
+    /// Changes no secret: the workspace keeps its revision.
+    pub bookkeeping: bool,
 }
 
 impl Batch {
-    /// Whether it is meant to change a record.
-    fn changes(&self) -> bool {
-        self.operations.iter().any(|operation| operation.write != Write::Nothing)
+    /// Whether the workspace gets another revision.
+    fn advances(&self) -> bool {
+        let changes = |operation: &Operation| operation.write != Write::Nothing;
+        !self.bookkeeping && self.operations.iter().any(changes)
     }
 
     /// Engines refuse a batch in which a key stands twice.
@@ -213,7 +223,8 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
 
     /// Tells states of a workspace apart: greater after each batch that puts or
-    /// deletes, whoever commits it. `None` before the first. What was read after
+    /// deletes, bookkeeping apart, whoever commits it. `None` before the first.
+    /// What was read after
     /// the revision was, and is kept under it, may be used while the revision
     /// stays the same.
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError>;

@@ -33,6 +33,7 @@ fn event(run: &str) -> AuditEvent {
         outcome: "ok",
         alias: None,
         workflow_id: None,
+        holder: None,
         run_id: Some(RunId::parse(run).unwrap()),
         trace_id: None,
     }

@@ -196,9 +196,18 @@ async fn reflection_and_health_are_open_to_all() {
     }
 
     let methods = grpcurl.run(None, &[&format!("list {SERVICE}")], "").await;
-    let names = ["Create", "Delete", "Get"].map(|verb| format!("{SERVICE}.{verb}Secret"));
-    let more = ["ListSecrets", "ResolveSecrets", "UpdateSecret"].map(|m| format!("{SERVICE}.{m}"));
-    assert_eq!(methods.stdout.lines().collect::<Vec<_>>(), [names, more].concat());
+    let names = [
+        "AcquireRefreshLease",
+        "CreateSecret",
+        "DeleteSecret",
+        "GetSecret",
+        "ListSecrets",
+        "ReleaseRefreshLease",
+        "ResolveSecrets",
+        "UpdateSecret",
+    ];
+    let names = names.map(|method| format!("{SERVICE}.{method}"));
+    assert_eq!(methods.stdout.lines().collect::<Vec<_>>(), names);
     for (symbol, holds) in [
         (SERVICE, "rpc ResolveSecrets"),
         ("workflowsecrets.v1.CreateSecretRequest", "string request_id = 7"),

@@ -54,6 +54,7 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
         REQUEST_TTL.as_millis().to_string().into_bytes(),
         flag(replicated),
         first_revision().to_string().into_bytes(),
+        flag(batch.bookkeeping),
     ];
     for operation in &batch.operations {
         arguments.push(operation.key.as_str().as_bytes().to_vec());

@@ -38,6 +38,7 @@ impl Lua {
 /// - `ARGV[5]` `1` if WAIT follows: a replay is then written again, so that
 ///   WAIT waits for the replicas to have it
 /// - `ARGV[6]` revision before the workspace's first
+/// - `ARGV[7]` `1` if the workspace keeps its revision
 /// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
@@ -45,7 +46,7 @@ impl Lua {
 /// `{not_empty}`, `{full}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local first, step = 7, 4
+local first, step = 8, 4
 
 if request then
   local outcome = redis.call('GET', request)
@@ -64,7 +65,7 @@ if ARGV[1] == '1' and count > 0 then
   return {'not_empty'}
 end
 
-local added, removed, changes = 0, 0, false
+local added, removed, advances = 0, 0, false
 for i = first, #ARGV, step do
   local expect, write = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', records, ARGV[i])
@@ -75,7 +76,7 @@ for i = first, #ARGV, step do
   if (expect == 'absent' and current) or (#expect == 8 and found ~= expect) then
     return {'conflict', (i - first) / step}
   end
-  changes = changes or write ~= 'nothing'
+  advances = advances or (write ~= 'nothing' and ARGV[7] ~= '1')
   if write == 'put' and not current then
     added = added + 1
   elseif write == 'delete' and current then
@@ -108,7 +109,7 @@ for i = first, #ARGV, step do
     redis.call('ZREM', index, ARGV[i])
   end
 end
-if changes then
+if advances then
   redis.call('SET', revision, ARGV[6], 'NX')
   redis.call('INCR', revision)
 end

@@ -72,6 +72,7 @@ impl MemoryStore {
             return Commit::NotEmpty;
         }
         let changes = batch.operations.iter().any(|one| one.write != Write::Nothing);
+        let advances = changes && !batch.bookkeeping;
         let mut after = records.clone();
         for operation in batch.operations {
             let found = records.get(&operation.key).map(|record| record.revision);
@@ -94,7 +95,7 @@ impl MemoryStore {
             return Commit::Full;
         }
         *records = after;
-        if changes {
+        if advances {
             *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
         }
         if let Some((id, outcome)) = batch.request {

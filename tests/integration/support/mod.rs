@@ -13,5 +13,6 @@ pub(crate) mod platform;
 pub(crate) mod program;
 pub(crate) mod raw_redis;
 pub(crate) mod redis_server;
+pub(crate) mod service;
 pub(crate) mod store;
 pub(crate) mod tools;
