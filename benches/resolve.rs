@@ -24,10 +24,9 @@ use workflow_secrets::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits},
         proto::{
-            self, AcquireRefreshLeaseRequest, CreateSecretRequest, DeleteSecretRequest,
-            GetSecretRequest, ListSecretsRequest, ListSecretsResponse, RefreshLease,
-            ReleaseRefreshLeaseRequest, ResolveSecretsRequest, ResolveSecretsResponse,
-            ResolvedSecret, Secret, UpdateSecretRequest,
+            self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
+            ListSecretsResponse, ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret,
+            Secret, UpdateSecretRequest,
             secrets_service_client::SecretsServiceClient,
             secrets_service_server::{SecretsService, SecretsServiceServer},
         },
@@ -97,16 +96,30 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn rollback_secret(
+        &self,
+        _: Request<proto::RollbackSecretRequest>,
+    ) -> Result<Response<Secret>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_secret_versions(
+        &self,
+        _: Request<proto::ListSecretVersionsRequest>,
+    ) -> Result<Response<proto::ListSecretVersionsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn acquire_refresh_lease(
         &self,
-        _: Request<AcquireRefreshLeaseRequest>,
-    ) -> Result<Response<RefreshLease>, Status> {
+        _: Request<proto::AcquireRefreshLeaseRequest>,
+    ) -> Result<Response<proto::RefreshLease>, Status> {
         Err(Status::unimplemented(""))
     }
 
     async fn release_refresh_lease(
         &self,
-        _: Request<ReleaseRefreshLeaseRequest>,
+        _: Request<proto::ReleaseRefreshLeaseRequest>,
     ) -> Result<Response<()>, Status> {
         Err(Status::unimplemented(""))
     }
@@ -172,7 +185,7 @@ impl Bench {
             audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
             environment,
-            limits: Limits { max_secrets_per_workspace: 1_000 },
+            limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
             changes: TaskTracker::new(),
         });
         let (service, incoming) = listen().await;

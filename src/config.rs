@@ -113,6 +113,7 @@ impl ServeConfig {
             &args.max_secrets_per_workspace,
             "a number of secrets, at least 1",
         );
+        let max_versions = max_versions(f, &args.max_versions);
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -131,7 +132,10 @@ impl ServeConfig {
                 audit_config: AuditConfig::default(),
                 store: store?,
                 kms: kms?,
-                limits: Limits { max_secrets_per_workspace: max_secrets?.get().into() },
+                limits: Limits {
+                    max_secrets_per_workspace: max_secrets?.get().into(),
+                    max_versions: max_versions?,
+                },
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),
@@ -210,6 +214,14 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
     let path = PathBuf::from(f.required("--policy", path)?);
     f.note(&format!("--policy {}", path.display()), load_policy(&path))?;
     Some(path)
+}
+
+/// As many as a metadata record may list.
+fn max_versions(f: &mut Faults, text: &str) -> Option<usize> {
+    let rule = "a number of earlier values, at most 100";
+    let number: u8 = f.parsed("--max-versions", text, rule)?;
+    let number = (number <= 100).then_some(number.into());
+    f.note("--max-versions", number.ok_or(format!("must be {rule}")))
 }
 
 /// Reads a policy file.

@@ -75,7 +75,7 @@ pub async fn dev(
         audit,
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
         environment,
-        limits: Limits { max_secrets_per_workspace: 10_000 },
+        limits: Limits::default(),
         changes: TaskTracker::new(),
     };
     let stop = CancellationToken::new();

@@ -150,6 +150,16 @@ pub struct ServeArgs {
     )]
     pub max_secrets_per_workspace: String,
 
+    /// Earlier values kept of each user-managed secret, at most 100
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_VERSIONS",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "10"
+    )]
+    pub max_versions: String,
+
     /// Longest time from SIGTERM to the end of the process
     #[arg(
         long,

@@ -15,6 +15,6 @@ pub use names::{
     Refusal, RequestId, RunId, SecretName, TraceId, WorkflowId, WorkspaceId,
 };
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
-pub use secret::{Etag, ManagedBy, Owner, Revision, SecretMetadata};
+pub use secret::{EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
 pub use uid::{DataKeyId, SecretUid};

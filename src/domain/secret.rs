@@ -54,7 +54,20 @@ pub enum ManagedBy {
     System(Owner),
 }
 
-/// What List and Get return.
+/// An earlier value that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlierVersion {
+    /// Its number.
+    pub version: u64,
+    /// Revision that its sealed value is bound to.
+    pub value_revision: Revision,
+    /// When it was stored.
+    pub create_time: Timestamp,
+    /// Who stored it.
+    pub created_by: String,
+}
+
+/// What List and Get return, and where the values lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretMetadata {
     /// Unique in the workspace.
@@ -79,6 +92,19 @@ pub struct SecretMetadata {
     pub created_by: String,
     /// The same for the last change.
     pub updated_by: String,
+    /// When the current value was stored.
+    pub value_time: Timestamp,
+    /// Who stored it.
+    pub value_by: String,
+    /// The earlier values that are kept, oldest first.
+    pub earlier: Vec<EarlierVersion>,
+}
+
+impl SecretMetadata {
+    /// An earlier value, if it is kept.
+    pub fn earlier_version(&self, version: u64) -> Option<&EarlierVersion> {
+        self.earlier.iter().find(|earlier| earlier.version == version)
+    }
 }
 
 /// Opaque tag that changes with every change of a secret (AIP-154).

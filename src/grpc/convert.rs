@@ -1,8 +1,11 @@
 //! API messages to domain types and back. Every field is checked here, all
 //! faults of a message are told at once, and nothing is checked again later.
 
+mod lifecycle;
+
 use std::{mem, sync::Arc};
 
+pub(super) use self::lifecycle::{list_versions, rollback, versions};
 use super::proto;
 use crate::{
     domain::{
@@ -54,6 +57,12 @@ impl Faults {
                 "must lie between 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999999Z",
             ));
         self.check("expire_time", parsed)
+    }
+
+    /// Versions count from 1.
+    fn version(&mut self, field: &str, version: u64) -> Option<u64> {
+        let parsed = Some(version).filter(|version| *version > 0);
+        self.check(field, parsed.ok_or(Refusal::Malformed("must be at least 1")))
     }
 
     /// The message, if all its required fields were parsed and no fault noted.
@@ -242,7 +251,9 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
             ("", name) => name.as_ref().map(Alias::from),
             (alias, _) => faults.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
         };
-        credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential { secret, alias }));
+        let version = Some(credential.version).filter(|version| *version > 0);
+        let both = secret.zip(alias);
+        credentials.extend(both.map(|(secret, alias)| Credential { secret, alias, version }));
     }
     let workspace = faults.finish(workspace)?;
     let credentials = Credentials::new(credentials)?;

@@ -123,30 +123,32 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         .await
     }
 
-    async fn acquire_refresh_lease(
+    async fn rollback_secret(
         &self,
-        request: Request<proto::AcquireRefreshLeaseRequest>,
-    ) -> Result<Response<proto::RefreshLease>, Status> {
+        request: Request<proto::RollbackSecretRequest>,
+    ) -> Result<Response<proto::Secret>, Status> {
         self.call(
-            Action::AcquireLease,
+            Action::Rollback,
             request,
-            convert::acquire_lease,
+            convert::rollback,
             |secrets, caller, command| async move {
-                secrets.acquire_lease(&caller, command).await.map(convert::lease)
+                secrets.rollback(&caller, command).await.map(convert::secret)
             },
         )
         .await
     }
 
-    async fn release_refresh_lease(
+    async fn list_secret_versions(
         &self,
-        request: Request<proto::ReleaseRefreshLeaseRequest>,
-    ) -> Result<Response<()>, Status> {
+        request: Request<proto::ListSecretVersionsRequest>,
+    ) -> Result<Response<proto::ListSecretVersionsResponse>, Status> {
         self.call(
-            Action::ReleaseLease,
+            Action::ListVersions,
             request,
-            convert::release_lease,
-            |secrets, caller, command| async move { secrets.release_lease(&caller, command).await },
+            convert::list_versions,
+            |secrets, caller, command| async move {
+                secrets.list_versions(&caller, command).await.map(convert::versions)
+            },
         )
         .await
     }
@@ -172,6 +174,34 @@ impl proto::secrets_service_server::SecretsService for Handlers {
             |secrets, caller, command| async move {
                 secrets.resolve(&caller, command).await.map(convert::resolved)
             },
+        )
+        .await
+    }
+
+    async fn acquire_refresh_lease(
+        &self,
+        request: Request<proto::AcquireRefreshLeaseRequest>,
+    ) -> Result<Response<proto::RefreshLease>, Status> {
+        self.call(
+            Action::AcquireLease,
+            request,
+            convert::acquire_lease,
+            |secrets, caller, command| async move {
+                secrets.acquire_lease(&caller, command).await.map(convert::lease)
+            },
+        )
+        .await
+    }
+
+    async fn release_refresh_lease(
+        &self,
+        request: Request<proto::ReleaseRefreshLeaseRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.call(
+            Action::ReleaseLease,
+            request,
+            convert::release_lease,
+            |secrets, caller, command| async move { secrets.release_lease(&caller, command).await },
         )
         .await
     }

@@ -111,6 +111,15 @@ fn describe(
             details.set_resource_info("secret", name.as_str(), "", "no such secret");
             (Code::NotFound, format!("secret {name} does not exist in this workspace{hint}"))
         }
+        Error::VersionNotFound { name, version } => {
+            details.set_resource_info(
+                "secret version",
+                format!("{name}/{version}"),
+                "",
+                "not kept",
+            );
+            (Code::NotFound, format!("no earlier version {version} of secret {name} is kept"))
+        }
         Error::Exists(name) => {
             details.set_resource_info("secret", name.as_str(), "", "the name is taken");
             (
@@ -216,6 +225,7 @@ fn summary(all: &[Unresolved]) -> String {
             Cause::Missing(_) => format!("{name} does not exist{place}"),
             Cause::Expired => format!("{name} has expired{place}"),
             Cause::Malformed => format!("{name} is malformed{place}"),
+            Cause::VersionMissing(version) => format!("{name} has no version {version}{place}"),
         }
     });
     let more = match all.len().saturating_sub(NAMED) {
@@ -239,6 +249,7 @@ fn unresolved(
             Cause::Missing(other) => ("MISSING", other.as_ref()),
             Cause::Expired => ("EXPIRED", None),
             Cause::Malformed => ("MALFORMED", None),
+            Cause::VersionMissing(_) => ("VERSION_MISSING", None),
         };
         let suggestion = suggestion.map(|other| (format!("suggestion.{name}"), other.to_string()));
         let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));

@@ -2,7 +2,7 @@
 //!
 //! | Call | Lines |
 //! |---|---|
-//! | Create, Get, Update, Delete, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
+//! | Create, Get, Update, Delete, Rollback, ListSecretVersions, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
 //! | List | one, without a secret |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
@@ -21,7 +21,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `list`, `resolve`, `acquire_lease` or `release_lease` |
+//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `acquire_lease` or `release_lease` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -124,8 +124,12 @@ pub enum Action {
     Update,
     /// DeleteSecret.
     Delete,
+    /// RollbackSecret.
+    Rollback,
     /// ListSecrets.
     List,
+    /// ListSecretVersions.
+    ListVersions,
     /// ResolveSecrets.
     Resolve,
     /// AcquireRefreshLease.
@@ -142,7 +146,9 @@ impl Action {
             Self::Get => "get",
             Self::Update => "update",
             Self::Delete => "delete",
+            Self::Rollback => "rollback",
             Self::List => "list",
+            Self::ListVersions => "list_versions",
             Self::Resolve => "resolve",
             Self::AcquireLease => "acquire_lease",
             Self::ReleaseLease => "release_lease",

@@ -1,4 +1,4 @@
-//! What Create, Update and Delete have in common: idempotency, optimistic
+//! What all changes have in common: idempotency, optimistic
 //! concurrency, the audit line, and a task of their own.
 
 use std::{borrow::Borrow, future::Future, sync::Arc};
@@ -273,6 +273,9 @@ pub(super) fn remember(
     fingerprint: Fingerprint,
     secret: Option<(SecretMetadata, Revision)>,
 ) -> Option<(RequestId, Vec<u8>)> {
+    // The answer tells nothing of earlier versions.
+    let secret =
+        secret.map(|(secret, revision)| (SecretMetadata { earlier: vec![], ..secret }, revision));
     let outcome = RequestOutcome { fingerprint, secret };
     id.map(|id| (id.clone(), codec::encode_request(&outcome)))
 }

@@ -15,7 +15,7 @@ use crate::{
         SecretUid, Timestamp, WorkspaceId,
     },
     envelope::Payload,
-    store::{Batch, Expect},
+    store::{Batch, Expect, Key, Quota},
 };
 
 /// A new secret.
@@ -75,6 +75,9 @@ impl Secrets {
             expire_time: new.expire_time,
             created_by: principal(caller),
             updated_by: principal(caller),
+            value_time: now,
+            value_by: principal(caller),
+            earlier: vec![],
         };
         if new.validate_only {
             return Ok(Changed::Preview(metadata));
@@ -88,8 +91,7 @@ impl Secrets {
                 value,
                 key_unchanged,
             ],
-            // Two records a secret, and the data key.
-            max_records: Some(self.limits.max_secrets_per_workspace.saturating_mul(2) + 1),
+            quota: Some(Quota { kind: Key::METADATA, max: self.limits.max_secrets_per_workspace }),
             request: remember(
                 new.request_id,
                 new.parts.fingerprint(Some(&key)),

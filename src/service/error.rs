@@ -46,6 +46,8 @@ pub enum Cause {
     Expired,
     /// What begins like a reference is none.
     Malformed,
+    /// The version asked for is not kept.
+    VersionMissing(u64),
 }
 
 /// Why a call was refused or failed. Holds no value, key or ciphertext.
@@ -91,6 +93,14 @@ pub enum Error {
         name: SecretName,
         /// Told only to callers that may list.
         suggestion: Option<SecretName>,
+    },
+    /// No such earlier version is kept.
+    #[error("version {version} not found")]
+    VersionNotFound {
+        /// The secret.
+        name: SecretName,
+        /// The version asked for.
+        version: u64,
     },
     /// The name is taken.
     #[error("secret exists")]
@@ -179,6 +189,7 @@ impl Error {
             Error::SystemManaged(_) => "SYSTEM_MANAGED",
             Error::UserManaged => "USER_MANAGED",
             Error::NotFound { .. } => "SECRET_NOT_FOUND",
+            Error::VersionNotFound { .. } => "VERSION_NOT_FOUND",
             Error::Exists(_) => "SECRET_EXISTS",
             Error::EtagMismatch => "ETAG_MISMATCH",
             Error::ConcurrentUpdate => "CONCURRENT_UPDATE",

@@ -39,16 +39,15 @@ impl<'a> Parts<'a> {
         self.text(if flag { "true" } else { "false" })
     }
 
+    pub(super) fn number(mut self, number: u64) -> Self {
+        self.0.push(Cow::Owned(number.to_be_bytes().to_vec()));
+        self
+    }
+
     pub(super) fn time(mut self, time: Option<Timestamp>) -> Self {
         let bytes = time.map_or_else(Vec::new, |time| {
             [&time.seconds().to_be_bytes()[..], &time.nanos().to_be_bytes()[..]].concat()
         });
-        self.0.push(Cow::Owned(bytes));
-        self
-    }
-
-    pub(super) fn number(mut self, number: Option<u64>) -> Self {
-        let bytes = number.map_or_else(Vec::new, |number| number.to_be_bytes().to_vec());
         self.0.push(Cow::Owned(bytes));
         self
     }

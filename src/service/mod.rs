@@ -16,7 +16,9 @@ mod lease;
 mod list;
 mod open;
 mod resolve;
+mod rollback;
 mod update;
+mod versions;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,7 +32,9 @@ pub use get::GetSecret;
 pub use lease::{AcquireRefreshLease, Lease, ReleaseRefreshLease};
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
+pub use rollback::RollbackSecret;
 pub use update::{ExpiryChange, UpdateSecret};
+pub use versions::{ListSecretVersions, VersionView};
 
 use self::{
     access::{Caller, Grants, Policy},
@@ -50,6 +54,15 @@ use crate::{
 pub struct Limits {
     /// Secrets per workspace, user- and system-managed together.
     pub max_secrets_per_workspace: u64,
+    /// Earlier values kept of each user-managed secret.
+    pub max_versions: usize,
+}
+
+impl Default for Limits {
+    /// 10,000 and 10.
+    fn default() -> Self {
+        Self { max_secrets_per_workspace: 10_000, max_versions: 10 }
+    }
 }
 
 /// All that the operations need, wired once.

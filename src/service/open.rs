@@ -7,7 +7,7 @@ use std::{
 
 use super::{ActiveKey, Cause, Error, Grants, Secrets, Stored, Unresolved};
 use crate::{
-    domain::{DataKeyId, SecretName, WorkspaceId},
+    domain::{DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, WorkspaceId},
     envelope::{self, Binding, DataKey, Payload, SealedRecord},
     store::{Key, Record},
 };
@@ -21,8 +21,8 @@ pub(super) enum Opened {
     Missing,
     /// Its expiry has passed: the value is not for use.
     Expired,
-    /// A value for use.
-    Current(Arc<Payload>),
+    /// A value for use, and what is known of it.
+    Current(Arc<Payload>, Box<Stored>),
 }
 
 impl Opened {
@@ -31,10 +31,13 @@ impl Opened {
         match self {
             Self::Missing => Err(Cause::Missing(None)),
             Self::Expired => Err(Cause::Expired),
-            Self::Current(payload) => Ok(payload),
+            Self::Current(payload, _) => Ok(payload),
         }
     }
 }
+
+/// Earlier values by secret and number, or why there is none.
+pub(super) type Versions<'n> = BTreeMap<(&'n SecretName, u64), Result<Arc<Payload>, Cause>>;
 
 impl Secrets {
     /// Opens the secrets of these names. One store read, however many there
@@ -62,7 +65,7 @@ impl Secrets {
                     // The expiry that counts is the one sealed with the value.
                     match payload.expire_time {
                         Some(time) if time <= now => Opened::Expired,
-                        _ => Opened::Current(payload),
+                        _ => Opened::Current(payload, Box::new(stored)),
                     }
                 }
             };
@@ -81,6 +84,58 @@ impl Secrets {
     ) -> Result<Payload, Error> {
         let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
         keys.open_value(stored, value).await
+    }
+
+    /// Opens one earlier value, to make it the newest.
+    pub(super) async fn reopen_earlier(
+        &self,
+        workspace: &WorkspaceId,
+        metadata: &SecretMetadata,
+        wanted: &EarlierVersion,
+        value: Option<Record>,
+        active: Option<ActiveKey>,
+    ) -> Result<Payload, Error> {
+        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        keys.open_earlier(metadata, wanted, value).await
+    }
+
+    /// Opens the earlier values of these names and numbers, of secrets opened
+    /// before. One store read. `None`: one of the secrets was changed since.
+    pub(super) async fn open_versions<'n>(
+        &self,
+        workspace: &WorkspaceId,
+        opened: &BTreeMap<&'n SecretName, Opened>,
+        pins: BTreeSet<(&'n SecretName, u64)>,
+    ) -> Result<Option<Versions<'n>>, Error> {
+        let mut all = BTreeMap::new();
+        let (mut keys, mut kept) = (vec![Key::active_data_key()], vec![]);
+        for (name, version) in pins {
+            // Whatever does not resolve at all is told by what was opened.
+            let Some(Opened::Current(current, stored)) = opened.get(name) else { continue };
+            let Some(wanted) = stored.metadata.earlier_version(version) else {
+                all.insert((name, version), Err(Cause::VersionMissing(version)));
+                continue;
+            };
+            keys.extend([Key::metadata(name), Key::earlier(stored.metadata.uid, version)]);
+            kept.push((name, current, stored, wanted));
+        }
+        if kept.is_empty() {
+            return Ok(Some(all));
+        }
+        let mut records = self.store.read(workspace, &keys).await?.into_iter();
+        let active = ActiveKey::decode(records.next().flatten())?;
+        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        for (name, current, stored, wanted) in kept {
+            let (metadata, value) = (records.next().flatten(), records.next().flatten());
+            if metadata.is_none_or(|now| now.revision != stored.revision) {
+                return Ok(None);
+            }
+            let earlier = keys.open_earlier(&stored.metadata, wanted, value).await?;
+            // When it expires is a matter of the secret, not of one value.
+            let payload = Payload { expire_time: current.expire_time, ..earlier };
+            all.insert((name, wanted.version), Ok(Arc::new(payload)));
+        }
+        Ok(Some(all))
     }
 
     /// Refuses a call if any name does not resolve; with other spellings of
@@ -124,24 +179,47 @@ impl Keys<'_> {
         stored: &Stored,
         value: Option<Record>,
     ) -> Result<Payload, Error> {
+        let Stored { metadata, .. } = stored;
+        let payload = self.open_at(metadata, metadata.value_revision, value).await?;
+        // Metadata is not sealed; what it repeats of the sealed value tells
+        // whether someone wrote to it.
+        if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
+            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
+        }
+        Ok(payload)
+    }
+
+    /// Of the expiry that was sealed with it the metadata know nothing more.
+    async fn open_earlier(
+        &mut self,
+        metadata: &SecretMetadata,
+        wanted: &EarlierVersion,
+        value: Option<Record>,
+    ) -> Result<Payload, Error> {
+        let payload = self.open_at(metadata, wanted.value_revision, value).await?;
+        if payload.version != wanted.version {
+            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
+        }
+        Ok(payload)
+    }
+
+    async fn open_at(
+        &mut self,
+        metadata: &SecretMetadata,
+        revision: Revision,
+        value: Option<Record>,
+    ) -> Result<Payload, Error> {
         let value = value.ok_or(Error::RecordCorrupt("sealed value absent"))?;
         let record = SealedRecord::parse(value.bytes)?;
         let key = self.key(record.data_key_id()).await?;
         let binding = Binding {
             environment: &self.secrets.environment,
             workspace: self.workspace,
-            uid: stored.metadata.uid,
-            name: &stored.metadata.name,
-            revision: stored.metadata.value_revision,
+            uid: metadata.uid,
+            name: &metadata.name,
+            revision,
         };
-        let payload = envelope::open(&key, &binding, &record)?;
-        // Metadata is not sealed; what it repeats of the sealed value tells
-        // whether someone wrote to it.
-        let Stored { metadata, .. } = stored;
-        if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
-            return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
-        }
-        Ok(payload)
+        Ok(envelope::open(&key, &binding, &record)?)
     }
 
     async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {

@@ -1,10 +1,14 @@
 //! ResolveSecrets: the hot path of every workflow run.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{
     Caller, Error, FieldViolation, Secrets, Unresolved,
     audit::{Action, AuditEvent},
+    open::{Opened, Versions},
 };
 use crate::{
     domain::{Alias, RunId, SecretName, WorkflowId, WorkspaceId},
@@ -14,6 +18,9 @@ use crate::{
 /// Most credentials of one call.
 pub const MAX_CREDENTIALS: usize = 100;
 
+/// Reads before a secret that is changed time and again is given up.
+const ATTEMPTS: usize = 8;
+
 /// A secret and the key under which its value is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
@@ -21,6 +28,8 @@ pub struct Credential {
     pub secret: SecretName,
     /// The key.
     pub alias: Alias,
+    /// That version of it; `None`: the current one.
+    pub version: Option<u64>,
 }
 
 /// 1 to [`MAX_CREDENTIALS`] credentials with distinct aliases.
@@ -89,7 +98,8 @@ pub struct Resolved {
 impl Secrets {
     /// Opens the values a run needs: all or nothing.
     ///
-    /// One store read, however many names. Nothing is returned before the
+    /// One store read, however many names, and one more if earlier versions are
+    /// asked for. Nothing is returned before the
     /// audit lines, one per credential, are written.
     ///
     /// # Errors
@@ -117,19 +127,61 @@ impl Secrets {
         // A secret may be wanted under several aliases: it is opened once.
         let credentials = &request.credentials.0;
         let names = credentials.iter().map(|credential| &credential.secret).collect();
-        let opened = self.open(workspace, &names).await?;
+        let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
         let mut unresolved = Vec::new();
+        let mut refuse = |name: &SecretName, cause| {
+            unresolved.push(Unresolved { name: Some(name.clone()), cause, place: None });
+        };
         for (name, opened) in &opened {
             if let Err(cause) = opened.current() {
-                unresolved.push(Unresolved { name: Some((*name).clone()), cause, place: None });
+                refuse(name, cause);
+            }
+        }
+        for ((name, _), version) in &versions {
+            if let Err(cause) = version {
+                refuse(name, cause.clone());
             }
         }
         self.all_resolved(&grants, workspace, unresolved).await?;
-        let resolved = |Credential { secret, alias }: &Credential| {
-            let payload = Arc::clone(opened.get(secret)?.current().ok()?);
+        let resolved = |Credential { secret, alias, version }: &Credential| {
+            let earlier = version.and_then(|version| versions.get(&(secret, version)));
+            let payload = match earlier {
+                Some(earlier) => earlier.as_ref().ok()?,
+                None => opened.get(secret)?.current().ok()?,
+            };
+            let payload = Arc::clone(payload);
             Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
         };
         Ok(credentials.iter().filter_map(resolved).collect())
+    }
+
+    /// The current values, and the earlier ones that are asked for: these cost
+    /// a second read, since the first tells where they lie.
+    async fn open_with_versions<'n>(
+        &self,
+        workspace: &WorkspaceId,
+        names: &BTreeSet<&'n SecretName>,
+        credentials: &'n [Credential],
+    ) -> Result<(BTreeMap<&'n SecretName, Opened>, Versions<'n>), Error> {
+        for _ in 0..ATTEMPTS {
+            let opened = self.open(workspace, names).await?;
+            let mut pins = BTreeSet::new();
+            for Credential { secret, version, .. } in credentials {
+                if let (Some(pin), Some(Ok(current))) =
+                    (*version, opened.get(secret).map(Opened::current))
+                    && pin != current.version
+                {
+                    pins.insert((secret, pin));
+                }
+            }
+            if pins.is_empty() {
+                return Ok((opened, Versions::new()));
+            }
+            if let Some(versions) = self.open_versions(workspace, &opened, pins).await? {
+                return Ok((opened, versions));
+            }
+        }
+        Err(Error::ConcurrentUpdate)
     }
 
     /// One line per credential. A call that is not granted touches no secret

@@ -126,13 +126,12 @@ impl Change for UpdateSecret {
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
             .flag(self.allow_missing)
             .owner(self.owner.as_ref())
-            .number(self.fencing_token.map(FencingToken::as_u64))
+            .number(self.fencing_token.map_or(0, FencingToken::as_u64))
     }
 
     fn needs_value(&self) -> bool {
-        // Value and expiry are sealed together: to change one of them, the
-        // other is opened and sealed again.
-        self.seals() && (self.value.is_none() || self.expiry == ExpiryChange::Keep)
+        // What is replaced is opened or kept.
+        self.seals()
     }
 
     fn needs_lease(&self) -> bool {
@@ -179,14 +178,22 @@ impl Change for UpdateSecret {
         if self.seals() {
             metadata.value_revision = revision;
             let (key, key_unchanged) = secrets.sealing_key(&self.workspace, active.clone()).await?;
-            let old = match self.needs_value() {
-                true => Some(secrets.reopen(&self.workspace, &stored, value, active).await?),
+            let old = match self.reopens() {
+                true => {
+                    Some(secrets.reopen(&self.workspace, &stored, value.clone(), active).await?)
+                }
                 false => None,
             };
+            if self.value.is_some() {
+                operations.extend(secrets.keep_version(&mut metadata, &stored.metadata, value));
+            }
             let old = old.as_ref().map(|old| &old.value);
-            let value = self.value.as_ref().or(old).ok_or(Error::Internal("no value to seal"))?;
-            let payload =
-                Payload { version: metadata.version, expire_time: metadata.expire_time, value };
+            let new = self.value.as_ref().or(old).ok_or(Error::Internal("no value to seal"))?;
+            let payload = Payload {
+                version: metadata.version,
+                expire_time: metadata.expire_time,
+                value: new,
+            };
             operations.push(secrets.sealed(&self.workspace, &key, &metadata, &payload)?);
             operations.push(key_unchanged);
             fingerprint_key = self.value.is_some().then_some(key);
@@ -206,14 +213,26 @@ impl UpdateSecret {
         self.value.is_some() || self.expiry != ExpiryChange::Keep
     }
 
+    /// Whether the sealed value is opened first: value and expiry are sealed
+    /// together, so to change one of them, the other is sealed again.
+    fn reopens(&self) -> bool {
+        self.value.is_none() || self.expiry == ExpiryChange::Keep
+    }
+
     fn changed(&self, old: &SecretMetadata, caller: &Caller, now: Timestamp) -> SecretMetadata {
         let description = self.description.as_ref().unwrap_or(&old.description);
+        let (value_time, value_by) = match &self.value {
+            Some(_) => (now, principal(caller)),
+            None => (old.value_time, old.value_by.clone()),
+        };
         SecretMetadata {
             description: description.clone(),
             version: old.version.saturating_add(u64::from(self.value.is_some())),
             expire_time: self.expiry.apply(old.expire_time),
             update_time: now,
             updated_by: principal(caller),
+            value_time,
+            value_by,
             ..old.clone()
         }
     }

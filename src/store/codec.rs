@@ -4,9 +4,9 @@ use prost::Message as _;
 
 use super::StoreError;
 use crate::domain::{
-    CallerId, ConnectionId, DataKeyId, Description, FencingToken, Holding, Integration,
-    LeaseHolder, ManagedBy, Owner, RefreshLease, Revision, SecretMetadata, SecretName, SecretUid,
-    Timestamp, WrappedDataKey,
+    CallerId, ConnectionId, DataKeyId, Description, EarlierVersion, FencingToken, Holding,
+    Integration, LeaseHolder, ManagedBy, Owner, RefreshLease, Revision, SecretMetadata, SecretName,
+    SecretUid, Timestamp, WrappedDataKey,
 };
 
 mod pb {
@@ -183,7 +183,28 @@ fn metadata_to_pb(secret: &SecretMetadata) -> pb::SecretMetadata {
         expire_time: secret.expire_time.map(time_to_pb),
         created_by: secret.created_by.clone(),
         updated_by: secret.updated_by.clone(),
+        value_create_time: Some(time_to_pb(secret.value_time)),
+        value_created_by: secret.value_by.clone(),
+        earlier: secret.earlier.iter().map(earlier_to_pb).collect(),
     }
+}
+
+fn earlier_to_pb(earlier: &EarlierVersion) -> pb::EarlierVersion {
+    pb::EarlierVersion {
+        version: earlier.version,
+        value_revision: earlier.value_revision.as_u64(),
+        create_time: Some(time_to_pb(earlier.create_time)),
+        created_by: earlier.created_by.clone(),
+    }
+}
+
+fn earlier_from_pb(earlier: pb::EarlierVersion) -> Option<EarlierVersion> {
+    Some(EarlierVersion {
+        version: earlier.version,
+        value_revision: Revision::from_u64(earlier.value_revision),
+        create_time: time_from_pb(earlier.create_time?)?,
+        created_by: earlier.created_by,
+    })
 }
 
 fn metadata_from_pb(secret: pb::SecretMetadata) -> Option<SecretMetadata> {
@@ -198,6 +219,18 @@ fn metadata_from_pb(secret: pb::SecretMetadata) -> Option<SecretMetadata> {
         None => None,
         Some(time) => Some(time_from_pb(time)?),
     };
+    // Records of the first release do not tell: the last change is the nearest
+    // they know of a value that is not the first.
+    let (value_time, value_by) = match (secret.value_create_time, secret.version) {
+        (Some(time), _) => (time, secret.value_created_by),
+        (None, 1) => (secret.create_time?, secret.created_by.clone()),
+        (None, _) => (secret.update_time?, secret.updated_by.clone()),
+    };
+    let earlier: Vec<_> = secret.earlier.into_iter().map(earlier_from_pb).collect::<Option<_>>()?;
+    let numbers = earlier.iter().map(|earlier| earlier.version).chain([secret.version]);
+    if !numbers.is_sorted_by(|one, next| one < next) {
+        return None;
+    }
     Some(SecretMetadata {
         name: SecretName::parse(&secret.name).ok()?,
         uid: SecretUid::from_bytes(secret.uid.try_into().ok()?),
@@ -210,6 +243,9 @@ fn metadata_from_pb(secret: pb::SecretMetadata) -> Option<SecretMetadata> {
         expire_time,
         created_by: secret.created_by,
         updated_by: secret.updated_by,
+        value_time: time_from_pb(value_time)?,
+        value_by,
+        earlier,
     })
 }
 
@@ -242,7 +278,44 @@ mod tests {
             expire_time: Some(time(3)),
             created_by: "zoe".into(),
             updated_by: "spiffe://td/x".into(),
+            value_time: time(3),
+            value_by: "max".into(),
+            earlier: vec![earlier(1), earlier(2)],
         }
+    }
+
+    fn earlier(version: u64) -> EarlierVersion {
+        EarlierVersion {
+            version,
+            value_revision: Revision::from_u64(version << 60),
+            create_time: Timestamp::new(2, 0).expect("in range"),
+            created_by: "zoe".into(),
+        }
+    }
+
+    #[test]
+    fn versions_stand_in_their_order() {
+        let first = secret();
+        for versions in [&[2, 1][..], &[1, 1], &[1, 3], &[4]] {
+            let earlier = versions.iter().copied().map(earlier).collect();
+            let bytes = encode_metadata(&SecretMetadata { earlier, ..first.clone() });
+            assert_eq!(decode_metadata(&first.name, &bytes), Err(METADATA), "{versions:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_the_first_release_are_read() {
+        let decode = |version| {
+            let mut record = metadata_to_pb(&secret());
+            record.version = version;
+            record.earlier.clear();
+            (record.value_create_time, record.value_created_by) = (None, String::new());
+            metadata_from_pb(record).expect("decodes")
+        };
+        let first = decode(1);
+        assert_eq!((first.value_time, first.value_by), (first.create_time, first.created_by));
+        let third = decode(3);
+        assert_eq!((third.value_time, third.value_by), (third.update_time, third.updated_by));
     }
 
     #[test]

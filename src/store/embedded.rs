@@ -8,11 +8,13 @@
 //! |---|---|---|
 //! | `records` | workspace, record key | revision (8 bytes, big-endian), bytes |
 //! | `workspaces` | workspace | number of its records, at least 1 |
+//! | `counts` | workspace, kind of records | number of these, at least 1 |
 //! | `revisions` | workspace | number of its last change |
 //! | `requests` | workspace, request id | second at which it is forgotten, outcome |
 //! | `expiries` | that second, workspace, request id | nothing |
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
     ops::Bound,
@@ -23,12 +25,13 @@ use std::{
 
 use async_trait::async_trait;
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable, TableDefinition,
-    WriteTransaction, backends::FileBackend,
+    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable, Table,
+    TableDefinition, TableHandle as _, WriteTransaction, backends::FileBackend,
 };
 
 use super::{
     Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write, first_revision,
+    kind,
 };
 use crate::domain::{Clock, RequestId, Revision, WorkspaceId};
 
@@ -36,6 +39,7 @@ type Pair = (&'static str, &'static str);
 
 const RECORDS: TableDefinition<'_, Pair, &[u8]> = TableDefinition::new("records");
 const WORKSPACES: TableDefinition<'_, &str, u64> = TableDefinition::new("workspaces");
+const COUNTS: TableDefinition<'_, Pair, u64> = TableDefinition::new("counts");
 const REVISIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("revisions");
 const REQUESTS: TableDefinition<'_, Pair, (i64, &[u8])> = TableDefinition::new("requests");
 const EXPIRIES: TableDefinition<'_, (i64, &str, &str), ()> = TableDefinition::new("expiries");
@@ -145,10 +149,19 @@ fn refusal(error: DatabaseError) -> OpenError {
     }
 }
 
-/// So that reads find every table.
+/// So that reads find every table. Files of an earlier version have no counts.
 fn create_tables(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    transaction.open_table(RECORDS)?;
+    let counted = transaction.list_tables()?.any(|table| table.name() == COUNTS.name());
+    let (records, mut counts) = (transaction.open_table(RECORDS)?, transaction.open_table(COUNTS)?);
+    if !counted {
+        for entry in records.iter()? {
+            let entry = entry?;
+            let (workspace, key) = entry.0.value();
+            count(&mut counts, (workspace, kind(key)), 1, 0)?;
+        }
+    }
+    drop((records, counts));
     transaction.open_table(WORKSPACES)?;
     transaction.open_table(REVISIONS)?;
     transaction.open_table(REQUESTS)?;
@@ -337,20 +350,28 @@ fn apply(
         }
     }
 
-    let (mut added, mut removed) = (0, 0);
+    // Of each kind, how many are added and removed.
+    let mut changed = BTreeMap::<&str, (u64, u64)>::new();
     for operation in &batch.operations {
         let at = (workspace, operation.key.as_str());
+        let (added, removed) = changed.entry(kind(at.1)).or_default();
         match &operation.write {
             Write::Put(record) => {
-                added += u64::from(records.insert(at, record.to_stored().as_slice())?.is_none());
+                *added += u64::from(records.insert(at, record.to_stored().as_slice())?.is_none());
             }
-            Write::Delete => removed += u64::from(records.remove(at)?.is_some()),
+            Write::Delete => *removed += u64::from(records.remove(at)?.is_some()),
             Write::Nothing => {}
         }
     }
-    let after = (before + added).saturating_sub(removed);
-    if added > 0 && batch.max_records.is_some_and(|max| after > max) {
-        return Ok(Commit::Full);
+    let mut counts = transaction.open_table(COUNTS)?;
+    let mut after = before;
+    for (kind, (added, removed)) in changed {
+        after = (after + added).saturating_sub(removed);
+        let left = count(&mut counts, (workspace, kind), added, removed)?;
+        let full = batch.quota.is_some_and(|quota| quota.kind == kind && left > quota.max);
+        if added > 0 && full {
+            return Ok(Commit::Full);
+        }
     }
     match after {
         0 => workspaces.remove(workspace)?,
@@ -384,6 +405,22 @@ fn apply(
         expiries.insert((expiry, at.0, at.1), ())?;
     }
     Ok(Commit::Done)
+}
+
+/// Counts records of a kind that came and went; how many there are then.
+fn count(
+    counts: &mut Table<'_, Pair, u64>,
+    of: (&str, &str),
+    added: u64,
+    removed: u64,
+) -> Result<u64, redb::Error> {
+    let before = counts.get(of)?.map_or(0, |count| count.value());
+    let after = (before + added).saturating_sub(removed);
+    match after {
+        0 => counts.remove(of)?,
+        _ => counts.insert(of, after)?,
+    };
+    Ok(after)
 }
 
 fn remembered(

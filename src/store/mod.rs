@@ -8,9 +8,10 @@ use std::{collections::HashSet, fmt};
 
 use async_trait::async_trait;
 
-use crate::domain::{DataKeyId, RequestId, Revision, SecretName, WorkspaceId};
+use crate::domain::{DataKeyId, RequestId, Revision, SecretName, SecretUid, WorkspaceId};
 
-/// Key of a record within its workspace. Keys of one kind sort by name.
+/// Key of a record within its workspace. It starts with its kind, a word that
+/// ends in `/`; keys of one kind sort by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
@@ -19,6 +20,8 @@ impl Key {
     pub const METADATA: &'static str = "m/";
     /// Prefix of all sealed values.
     pub const VALUE: &'static str = "v/";
+    /// Prefix of all sealed values of earlier versions.
+    pub const EARLIER: &'static str = "h/";
     /// Prefix of all data keys.
     pub const DATA_KEY: &'static str = "k/";
     /// Prefix of all refresh leases.
@@ -32,6 +35,12 @@ impl Key {
     /// A secret's sealed value.
     pub fn value(name: &SecretName) -> Self {
         Self(format!("{}{name}", Self::VALUE))
+    }
+
+    /// The sealed value of an earlier version, as it lay under [`Self::value`]:
+    /// what it is bound to is not its key. Versions sort by number.
+    pub fn earlier(uid: SecretUid, version: u64) -> Self {
+        Self(format!("{}{uid}/{version:020}", Self::EARLIER))
     }
 
     /// The data key that seals new values.
@@ -121,6 +130,15 @@ pub struct Operation {
     pub write: Write,
 }
 
+/// How many records of one kind a workspace may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// The kind, such as [`Key::METADATA`].
+    pub kind: &'static str,
+    /// At most so many.
+    pub max: u64,
+}
+
 /// A change of one workspace, carried out whole or not at all.
 #[derive(Clone, Default)]
 pub struct Batch {
@@ -128,9 +146,9 @@ pub struct Batch {
     pub operations: Vec<Operation>,
     /// Demands that the workspace has no record of any kind.
     pub expect_empty: bool,
-    /// Demands that the workspace has at most this many records afterwards.
-    /// Not checked for a batch that adds none.
-    pub max_records: Option<u64>,
+    /// Demands that it is kept afterwards. Not checked for a batch that adds no
+    /// record of the kind.
+    pub quota: Option<Quota>,
     /// Remembers the outcome under this id for 24 hours. If the id is known
     /// already, nothing is done and the remembered outcome comes back.
     pub request: Option<(RequestId, Vec<u8>)>,
@@ -156,6 +174,11 @@ impl Batch {
     }
 }
 
+/// The kind of a key.
+fn kind(key: &str) -> &str {
+    key.split_inclusive('/').next().unwrap_or_default()
+}
+
 /// The first revision of a workspace: random, so that one destroyed and made
 /// again is not mistaken for what it was. Lua counts in doubles: 2^50 leaves it
 /// room for more writes than there will be.
@@ -174,7 +197,7 @@ pub enum Commit {
     Conflict(Key),
     /// `expect_empty` failed: nothing was done.
     NotEmpty,
-    /// `max_records` would be exceeded: nothing was done.
+    /// The quota would be exceeded: nothing was done.
     Full,
 }
 

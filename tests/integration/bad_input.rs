@@ -376,5 +376,5 @@ async fn fields_of_list_and_resolve() {
 }
 
 fn credential(secret: &str, alias: &str) -> Credential {
-    Credential { secret: secret.to_owned(), alias: alias.to_owned() }
+    Credential { secret: secret.to_owned(), alias: alias.to_owned(), version: 0 }
 }

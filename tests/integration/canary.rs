@@ -18,6 +18,7 @@ use std::{
 
 use prost::Message;
 use tonic::{Code, Response, Status};
+use workflow_secrets::grpc::proto::{ListSecretVersionsRequest, RollbackSecretRequest};
 
 use super::support::{
     needles::Needles,
@@ -247,6 +248,19 @@ async fn successes(stage: &mut Stage) {
                 assert_eq!(value(&answer.unwrap().into_inner(), "k"), next);
             }
         }
+        // CANARIES stand in the versions 2 to 4; back comes the first of them.
+        let listed = stage.told.keep(people.list_secret_versions(versions(&workspace)).await);
+        assert_eq!(listed.unwrap().versions.len(), 4);
+        stage.told.keep(people.rollback_secret(rollback(&workspace, 2)).await).unwrap();
+        for reader in &mut readers {
+            let pins = ["KEY@1=a", "KEY@3=b", "KEY=c"];
+            let answer = reader.resolve_secrets(resolve(&workspace, &pins)).await.unwrap();
+            let answer = answer.into_inner();
+            assert_eq!(
+                ["a", "b", "c"].map(|k| value(&answer, k)),
+                [canary, CANARIES[1], CANARIES[0]]
+            );
+        }
         let mut change = update(&workspace, "KEY");
         change.value = Some(canary.to_owned());
         change.allow_missing = true;
@@ -261,6 +275,15 @@ async fn successes(stage: &mut Stage) {
         stage.told.keep(people.create_secret(request).await).unwrap();
         stage.told.keep(people.delete_secret(delete(&workspace, "GONE")).await).unwrap();
     }
+}
+
+fn versions(workspace: &str) -> ListSecretVersionsRequest {
+    ListSecretVersionsRequest { workspace: workspace.to_owned(), name: "KEY".to_owned() }
+}
+
+fn rollback(workspace: &str, version: u64) -> RollbackSecretRequest {
+    let (workspace, name) = (workspace.to_owned(), "KEY".to_owned());
+    RollbackSecretRequest { workspace, name, version, ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -201,9 +201,11 @@ async fn reflection_and_health_are_open_to_all() {
         "CreateSecret",
         "DeleteSecret",
         "GetSecret",
+        "ListSecretVersions",
         "ListSecrets",
         "ReleaseRefreshLease",
         "ResolveSecrets",
+        "RollbackSecret",
         "UpdateSecret",
     ];
     let names = names.map(|method| format!("{SERVICE}.{method}"));

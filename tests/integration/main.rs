@@ -31,6 +31,7 @@ mod kms_down;
 mod kms_faults;
 mod kms_moto;
 mod leases;
+mod lifecycle;
 mod listing;
 mod operations;
 mod redis_down;

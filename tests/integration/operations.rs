@@ -61,7 +61,7 @@ impl Bench {
             audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(id.clone()))),
             environment,
-            limits: Limits { max_secrets_per_workspace: 2_000 },
+            limits: Limits { max_secrets_per_workspace: 2_000, ..Limits::default() },
             changes: TaskTracker::new(),
         };
         let caller = Caller { id, actor: None, trace_id: None };
@@ -118,7 +118,8 @@ impl Bench {
         let alias = Alias::from(&secret);
         let request = ResolveSecrets {
             workspace: workspace(),
-            credentials: Credentials::new(vec![Credential { secret, alias }]).unwrap(),
+            credentials: Credentials::new(vec![Credential { secret, alias, version: None }])
+                .unwrap(),
             workflow_id: None,
             run_id: None,
         };

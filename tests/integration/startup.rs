@@ -48,6 +48,7 @@ async fn all_faults_are_named_at_once() {
             ["--kms-previous-key", "alias/old"],
             ["--kms-endpoint", "localhost:4566"],
             ["--max-secrets-per-workspace", "-"],
+            ["--max-versions", "-"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
             ["--log", "a=b=c"],
@@ -77,6 +78,7 @@ async fn all_faults_are_named_at_once() {
             "--kms-previous-key: must",
             "--kms-endpoint: must",
             "--max-secrets-per-workspace: must",
+            "--max-versions: must",
             "--drain-delay: must",
             "--log: must",
             "--log-format: must",
@@ -97,7 +99,7 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 13] = [
+const FAULTY: [Setting<'_>; 14] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
@@ -110,10 +112,11 @@ const FAULTY: [Setting<'_>; 13] = [
     ["--kms-previous-key", "alias/old"],
     ["--kms-region", ""],
     ["--max-secrets-per-workspace", "0"],
+    ["--max-versions", "101"],
     ["--otlp-endpoint", "http://x:y"],
 ];
 
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 17] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -129,6 +132,7 @@ const FAULTS: [&str; 16] = [
     "--require-durable: must be true or false",
     "--kms-previous-key: must",
     "--max-secrets-per-workspace: must be a number of secrets, at least 1",
+    "--max-versions: must be a number of earlier values, at most 100",
     "--otlp-endpoint: must",
 ];
 
@@ -181,6 +185,8 @@ async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
         (["--otlp-endpoint", "http://x:y"], "--otlp-endpoint: must"),
         (["--max-secrets-per-workspace", "0"], "--max-secrets-per-workspace: must"),
         (["--max-secrets-per-workspace", "4294967296"], "--max-secrets-per-workspace: must"),
+        (["--max-versions", "101"], "--max-versions: must"),
+        (["--max-versions", "-1"], "--max-versions: must"),
     ] {
         let outcome = start("", &setting, &[]).await;
         let needs_tls = (setting[0] == "--redis-ca").then_some("--redis-ca: needs a rediss://");

@@ -14,9 +14,9 @@ use std::{
 
 use tempfile::TempDir;
 use workflow_secrets::{
-    domain::{Clock, SystemClock, Timestamp},
+    domain::{Clock, SecretName, SystemClock, Timestamp},
     store::{
-        Batch, Expect, Store,
+        Batch, Expect, Key, Quota, Store,
         embedded::{EmbeddedStore, OpenError},
     },
 };
@@ -44,6 +44,34 @@ fn refusal(path: &Path) -> OpenError {
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_release_is_counted() {
+    let (store, directory) = fresh().await;
+    for (workspace, name) in [("w", "A"), ("w", "B"), ("w2", "A")] {
+        set(&store, workspace, meta(name), rec(1, b"1")).await;
+        let value = Key::value(&SecretName::parse(name).unwrap());
+        set(&store, workspace, value, rec(1, b"1")).await;
+    }
+    drop(store);
+    let database = redb::Database::open(directory.path().join("store.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let counts = redb::TableDefinition::<(&str, &str), u64>::new("counts");
+    assert!(transaction.delete_table(counts).unwrap());
+    transaction.commit().unwrap();
+    drop(database);
+
+    let store = open(&directory);
+    let limited = |max, operation| Batch {
+        quota: Some(Quota { kind: Key::METADATA, max }),
+        ..batch([operation])
+    };
+    let third = || put(meta("C"), None, rec(1, b"1"));
+    assert_eq!(run(&store, "w", limited(2, third())).await, "full");
+    assert_eq!(run(&store, "w2", limited(2, third())).await, "done");
+    assert_eq!(run(&store, "w2", limited(2, put(meta("D"), None, rec(1, b"1")))).await, "full");
+    assert_eq!(run(&store, "w", limited(3, third())).await, "done");
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use workflow_secrets::{
-    domain::{DataKeyId, Revision, SecretName},
-    store::{Batch, Expect, Key, Operation, StoreError},
+    domain::{DataKeyId, Revision, SecretName, SecretUid},
+    store::{Batch, Expect, Key, Operation, Quota, StoreError},
 };
 
 use crate::support::store::{
@@ -28,7 +28,8 @@ macro_rules! suite {
             a_known_request_is_replayed
             a_failed_request_is_not_remembered
             expect_empty_wants_no_record_at_all
-            max_records_counts_what_is_there_afterwards
+            a_quota_counts_what_is_there_afterwards
+            a_quota_counts_one_kind
             each_change_has_a_greater_revision
             scans_run_in_byte_order
             scans_go_on_after_a_key
@@ -172,7 +173,7 @@ pub(crate) async fn a_known_request_is_replayed(store: S) {
     assert_eq!(run(&store, "w", create(b"second")).await, "replayed first \0");
     let mut other = create(b"third");
     other.expect_empty = true;
-    other.max_records = Some(0);
+    other.quota = Some(Quota { kind: Key::METADATA, max: 0 });
     other.operations = vec![delete(meta("A"), None)];
     assert_eq!(run(&store, "w", other).await, "replayed first \0");
     assert_eq!(show(&store, "w", &meta("A")).await, Some((1, "1".into())));
@@ -215,10 +216,10 @@ pub(crate) async fn expect_empty_wants_no_record_at_all(store: S) {
     assert_eq!(run(&store, "w", mint()).await, "not empty");
 }
 
-pub(crate) async fn max_records_counts_what_is_there_afterwards(store: S) {
+pub(crate) async fn a_quota_counts_what_is_there_afterwards(store: S) {
     let limited = |max, operations: Vec<Operation>| Batch {
         operations,
-        max_records: Some(max),
+        quota: Some(Quota { kind: Key::METADATA, max }),
         ..Batch::default()
     };
     let add = |name: &str| put(meta(name), None, rec(1, b"1"));
@@ -239,6 +240,40 @@ pub(crate) async fn max_records_counts_what_is_there_afterwards(store: S) {
     // Other workspaces do not count.
     assert_eq!(run(&store, "w2", limited(1, vec![add("A")])).await, "done");
     assert_eq!(run(&store, "w", limited(u64::MAX, vec![add("D")])).await, "done");
+}
+
+pub(crate) async fn a_quota_counts_one_kind(store: S) {
+    let limited = |kind, max, operations: Vec<Operation>| Batch {
+        operations,
+        quota: Some(Quota { kind, max }),
+        ..Batch::default()
+    };
+    let value = |name: &str| Key::value(&SecretName::parse(name).unwrap());
+    let uid = SecretUid::from_bytes([7; 16]);
+    set(&store, "w", Key::active_data_key(), rec(1, b"key")).await;
+    for version in 1..=5 {
+        set(&store, "w", Key::earlier(uid, version), rec(1, b"old")).await;
+    }
+    for name in ["A", "B"] {
+        let both = vec![put(meta(name), None, rec(1, b"1")), put(value(name), None, rec(1, b"1"))];
+        assert_eq!(run(&store, "w", limited(Key::METADATA, 2, both)).await, "done");
+    }
+    let third = || vec![put(meta("C"), None, rec(1, b"1")), put(value("C"), None, rec(1, b"1"))];
+    assert_eq!(run(&store, "w", limited(Key::METADATA, 2, third())).await, "full");
+    // Room made among others is none.
+    let swap = vec![put(meta("C"), None, rec(1, b"1")), delete(value("A"), None)];
+    assert_eq!(run(&store, "w", limited(Key::METADATA, 2, swap)).await, "full");
+    assert_eq!(show(&store, "w", &value("A")).await, Some((1, "1".into())));
+    // The kinds next to it in byte order do not count, and one that grows not at
+    // all is not checked.
+    assert_eq!(run(&store, "w", limited(Key::EARLIER, 0, third())).await, "done");
+    let sixth = vec![put(Key::earlier(uid, 6), None, rec(1, b"old"))];
+    assert_eq!(run(&store, "w", limited(Key::EARLIER, 5, sixth.clone())).await, "full");
+    assert_eq!(run(&store, "w", limited(Key::EARLIER, 6, sixth)).await, "done");
+    let gone = vec![delete(Key::earlier(uid, 1), None), delete(Key::earlier(uid, 2), None)];
+    assert_eq!(run(&store, "w", limited(Key::EARLIER, 0, gone)).await, "done");
+    let fifth = vec![put(Key::earlier(uid, 1), None, rec(1, b"old"))];
+    assert_eq!(run(&store, "w", limited(Key::EARLIER, 5, fifth)).await, "done");
 }
 
 pub(crate) async fn each_change_has_a_greater_revision(store: S) {

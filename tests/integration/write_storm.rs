@@ -145,7 +145,19 @@ async fn check(platform: &Platform, replica: &Replica, all: &[Replica], written:
     let mut whole: BTreeSet<_> =
         last.iter().flat_map(|w| [format!("m/{}", w.name), format!("v/{}", w.name)]).collect();
     whole.insert("k/active".to_owned());
-    assert_eq!(stored(&["HKEYS", "workflow-secrets:{ws}:records"]), whole);
+    let (earlier, found): (BTreeSet<_>, BTreeSet<_>) =
+        stored(&["HKEYS", "workflow-secrets:{ws}:records"])
+            .into_iter()
+            .partition(|key| key.starts_with("h/"));
+    assert_eq!(found, whole);
+    // Of each secret the versions before the last.
+    let numbers = |version: u64| (1..version).map(|number| format!("{number:020}"));
+    let mut expected: Vec<_> = last.iter().flat_map(|w| numbers(w.version)).collect();
+    let mut kept: Vec<_> = earlier.iter().map(|key| key[key.len() - 20..].to_owned()).collect();
+    expected.sort();
+    kept.sort();
+    assert_eq!(kept, expected);
+    whole.extend(earlier);
     assert_eq!(stored(&["ZRANGE", "workflow-secrets:{ws}:index", "0", "-1"]), whole);
 
     let audited: BTreeSet<_> = all

@@ -25,7 +25,9 @@ def plain(message):
     result = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
-        if field.message_type:
+        if field.message_type and field.is_repeated:
+            value = [plain(part) for part in value]
+        elif field.message_type:
             value = plain(value) if message.HasField(field.name) else None
         result[field.name] = value.hex() if isinstance(value, bytes) else value
     return result

@@ -49,11 +49,12 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
     let flag = |set: bool| if set { b"1".to_vec() } else { Vec::new() };
     let mut arguments = vec![
         flag(batch.expect_empty),
-        batch.max_records.map_or_else(Vec::new, |max| max.to_string().into_bytes()),
+        batch.quota.map_or_else(Vec::new, |quota| quota.max.to_string().into_bytes()),
         batch.request.as_ref().map_or_else(Vec::new, |(_, outcome)| outcome.clone()),
         REQUEST_TTL.as_millis().to_string().into_bytes(),
         flag(replicated),
         first_revision().to_string().into_bytes(),
+        batch.quota.map_or_else(Vec::new, |quota| quota.kind.as_bytes().to_vec()),
         flag(batch.bookkeeping),
     ];
     for operation in &batch.operations {

@@ -17,7 +17,8 @@ impl Lua {
 ///
 /// A script that raises an error keeps what it has written so far. So every
 /// check comes first, and each way in which a later write could still fail is
-/// one of them: wrong types raise in HLEN, ZCARD and GET; missing ACL rights
+/// one of them: wrong types raise in HLEN, ZCARD and GET, what is no number is
+/// told; missing ACL rights
 /// are asked for; a read-only replica, a failing disk, too few replicas and
 /// full memory fail the first write of a script and no later one. Full memory
 /// fails only writes that take memory, so puts come first, and a batch of
@@ -32,13 +33,14 @@ impl Lua {
 /// - `KEYS[3]` revision of the workspace: string, a number
 /// - `KEYS[4]` outcome under the request id; missing if the batch has none
 /// - `ARGV[1]` `1` if the workspace must have no record
-/// - `ARGV[2]` most records afterwards, or empty
+/// - `ARGV[2]` most records of a kind afterwards, or empty
 /// - `ARGV[3]` outcome to remember
 /// - `ARGV[4]` for how many milliseconds
 /// - `ARGV[5]` `1` if WAIT follows: a replay is then written again, so that
 ///   WAIT waits for the replicas to have it
 /// - `ARGV[6]` revision before the workspace's first
-/// - `ARGV[7]` `1` if the workspace keeps its revision
+/// - `ARGV[7]` that kind: what its keys start with, up to a slash
+/// - `ARGV[8]` `1` if the workspace keeps its revision
 /// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
@@ -46,7 +48,7 @@ impl Lua {
 /// `{not_empty}`, `{full}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local first, step = 8, 4
+local first, step = 9, 4
 
 if request then
   local outcome = redis.call('GET', request)
@@ -60,12 +62,14 @@ end
 
 local count = redis.call('HLEN', records)
 redis.call('ZCARD', index)
-redis.call('GET', revision)
+if not tonumber(redis.call('GET', revision) or ARGV[6]) then
+  return {'malformed'}
+end
 if ARGV[1] == '1' and count > 0 then
   return {'not_empty'}
 end
 
-local added, removed, advances = 0, 0, false
+local kind, added, removed, advances = ARGV[7], 0, 0, false
 for i = first, #ARGV, step do
   local expect, write = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', records, ARGV[i])
@@ -76,15 +80,21 @@ for i = first, #ARGV, step do
   if (expect == 'absent' and current) or (#expect == 8 and found ~= expect) then
     return {'conflict', (i - first) / step}
   end
-  advances = advances or (write ~= 'nothing' and ARGV[7] ~= '1')
-  if write == 'put' and not current then
-    added = added + 1
-  elseif write == 'delete' and current then
-    removed = removed + 1
+  advances = advances or (write ~= 'nothing' and ARGV[8] ~= '1')
+  if string.sub(ARGV[i], 1, #kind) == kind then
+    if write == 'put' and not current then
+      added = added + 1
+    elseif write == 'delete' and current then
+      removed = removed + 1
+    end
   end
 end
-if ARGV[2] ~= '' and added > 0 and count + added - removed > tonumber(ARGV[2]) then
-  return {'full'}
+if ARGV[2] ~= '' and added > 0 then
+  -- The character after the slash is the zero.
+  local found = redis.call('ZLEXCOUNT', index, '[' .. kind, '(' .. string.sub(kind, 1, -2) .. '0')
+  if found + added - removed > tonumber(ARGV[2]) then
+    return {'full'}
+  end
 end
 
 if not (redis.acl_check_cmd('HSET', records, '', '')

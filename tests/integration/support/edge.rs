@@ -110,7 +110,7 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
         audit: AuditLog::start(sink, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
         environment,
-        limits: Limits { max_secrets_per_workspace: 10 },
+        limits: Limits { max_secrets_per_workspace: 10, ..Limits::default() },
         changes: TaskTracker::new(),
     }
 }

@@ -11,7 +11,9 @@ use std::{
 use async_trait::async_trait;
 use workflow_secrets::{
     domain::{RequestId, Revision, WorkspaceId},
-    store::{Batch, Commit, Expect, Key, Record, Store, StoreError, WorkspacesCursor, Write},
+    store::{
+        Batch, Commit, Expect, Key, Quota, Record, Store, StoreError, WorkspacesCursor, Write,
+    },
 };
 
 type Workspace = BTreeMap<Key, Record>;
@@ -90,9 +92,14 @@ impl MemoryStore {
                 Write::Nothing => {}
             }
         }
-        let full = batch.max_records.is_some_and(|max| after.len() as u64 > max);
-        if full && after.len() > records.len() {
-            return Commit::Full;
+        if let Some(Quota { kind, max }) = batch.quota {
+            let count = |records: &Workspace| {
+                records.keys().filter(|key| key.as_str().starts_with(kind)).count() as u64
+            };
+            // No batch of this service both adds and removes some of a kind.
+            if count(&after) > max && count(&after) > count(records) {
+                return Commit::Full;
+            }
         }
         *records = after;
         if advances {

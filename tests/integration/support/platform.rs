@@ -351,11 +351,14 @@ pub(crate) fn list(workspace: &str) -> proto::ListSecretsRequest {
     proto::ListSecretsRequest { workspace: workspace.to_owned(), ..Default::default() }
 }
 
-/// Names under themselves, or `name=alias`.
+/// Names under themselves, or `name=alias`; of an earlier version: `name@2`,
+/// `name@2=alias`.
 pub(crate) fn resolve(workspace: &str, names: &[&str]) -> proto::ResolveSecretsRequest {
     let credential = |name: &&str| {
         let (secret, alias) = name.split_once('=').unwrap_or((name, ""));
-        proto::Credential { secret: secret.to_owned(), alias: alias.to_owned() }
+        let (secret, version) = secret.split_once('@').unwrap_or((secret, "0"));
+        let version = version.parse().unwrap();
+        proto::Credential { secret: secret.to_owned(), alias: alias.to_owned(), version }
     };
     proto::ResolveSecretsRequest {
         workspace: workspace.to_owned(),

@@ -115,7 +115,7 @@ pub(crate) fn secrets(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Secre
         audit: AuditLog::start(sink, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::parse(POLICY).unwrap())),
         environment,
-        limits: Limits { max_secrets_per_workspace: 10_000 },
+        limits: Limits::default(),
         changes: TaskTracker::new(),
     })
 }
