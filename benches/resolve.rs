@@ -33,7 +33,7 @@ use workflow_secrets::{
         tls,
     },
     service::{
-        Limits, Secrets,
+        Limits, Secrets, UsageLog,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -124,6 +124,13 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_secret_usage(
+        &self,
+        _: Request<proto::ListSecretUsageRequest>,
+    ) -> Result<Response<proto::ListSecretUsageResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_secrets(
         &self,
         _: Request<ListSecretsRequest>,
@@ -186,6 +193,7 @@ impl Bench {
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
             environment,
             limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
+            usage: UsageLog::default(),
             changes: TaskTracker::new(),
         });
         let (service, incoming) = listen().await;

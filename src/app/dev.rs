@@ -22,7 +22,7 @@ use crate::{
     grpc::accept::{self, AcceptLimits},
     kms::local::LocalKms,
     service::{
-        Limits, Secrets,
+        Limits, Secrets, UsageLog,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -76,6 +76,7 @@ pub async fn dev(
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
         environment,
         limits: Limits::default(),
+        usage: UsageLog::default(),
         changes: TaskTracker::new(),
     };
     let stop = CancellationToken::new();

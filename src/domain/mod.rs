@@ -7,6 +7,7 @@ mod plaintext;
 mod secret;
 mod time;
 mod uid;
+mod usage;
 
 pub use key::{KeyMaterial, KeyMaterialLength, WrappedDataKey};
 pub use lease::{FencingToken, Holding, LeaseTtl, RefreshLease};
@@ -18,3 +19,4 @@ pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
 pub use secret::{EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
 pub use uid::{DataKeyId, SecretUid};
+pub use usage::Usage;

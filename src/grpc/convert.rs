@@ -15,8 +15,9 @@ use crate::{
     },
     service::{
         AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error,
-        ExpiryChange, FieldViolation, GetSecret, Lease, ListSecrets, Page, PageSize,
-        ReleaseRefreshLease, ResolveSecrets, Resolved, SecretView, UpdateSecret,
+        ExpiryChange, FieldViolation, GetSecret, Lease, ListSecretUsage, ListSecrets, Page,
+        PageSize, ReleaseRefreshLease, ResolveSecrets, Resolved, SecretUsage, SecretView,
+        UpdateSecret, UsagePage,
     },
 };
 
@@ -237,6 +238,20 @@ pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Er
     faults.finish(request)
 }
 
+pub(super) fn list_usage(message: proto::ListSecretUsageRequest) -> Result<ListSecretUsage, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.optional("name", &message.name, SecretName::parse);
+    let page_size = faults.check("page_size", PageSize::parse(message.page_size));
+    let request = workspace.zip(page_size).map(|(workspace, page_size)| ListSecretUsage {
+        workspace,
+        name,
+        page_size,
+        page_token: message.page_token,
+    });
+    faults.finish(request)
+}
+
 pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSecrets, Error> {
     Credentials::check_count(message.credentials.len())?;
     let mut faults = Faults::default();
@@ -261,7 +276,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
 }
 
 pub(super) fn secret(view: SecretView) -> proto::Secret {
-    let SecretView { workspace, metadata, etag } = view;
+    let SecretView { workspace, metadata, etag, last_resolve_time } = view;
     let (managed_by, owner) = match metadata.managed_by {
         ManagedBy::User => (proto::ManagedBy::User, None),
         ManagedBy::System(owner) => (
@@ -287,6 +302,7 @@ pub(super) fn secret(view: SecretView) -> proto::Secret {
         expire_time: metadata.expire_time.map(timestamp),
         created_by: metadata.created_by,
         updated_by: metadata.updated_by,
+        last_resolve_time: last_resolve_time.map(timestamp),
     }
 }
 
@@ -295,6 +311,25 @@ pub(super) fn lease(lease: Lease) -> proto::RefreshLease {
         fencing_token: lease.fencing_token.as_u64(),
         expire_time: Some(timestamp(lease.expire_time)),
         secret: Some(secret(lease.secret)),
+    }
+}
+
+pub(super) fn usage_page(page: UsagePage) -> proto::ListSecretUsageResponse {
+    let entry = |SecretUsage { name, missing, usage }: SecretUsage| {
+        let workflow = |(id, time): (&WorkflowId, _)| proto::WorkflowUsage {
+            workflow_id: id.to_string(),
+            last_resolve_time: Some(timestamp(time)),
+        };
+        proto::SecretUsage {
+            name: name.to_string(),
+            missing,
+            last_resolve_time: usage.last().map(timestamp),
+            workflows: usage.workflows().map(workflow).collect(),
+        }
+    };
+    proto::ListSecretUsageResponse {
+        usages: page.usages.into_iter().map(entry).collect(),
+        next_page_token: page.next_page_token,
     }
 }
 

@@ -205,4 +205,19 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         )
         .await
     }
+
+    async fn list_secret_usage(
+        &self,
+        request: Request<proto::ListSecretUsageRequest>,
+    ) -> Result<Response<proto::ListSecretUsageResponse>, Status> {
+        self.call(
+            Action::ListUsage,
+            request,
+            convert::list_usage,
+            |secrets, caller, command| async move {
+                secrets.list_usage(&caller, command).await.map(convert::usage_page)
+            },
+        )
+        .await
+    }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Create, Get, Update, Delete, Rollback, ListSecretVersions, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
 //! | List | one, without a secret |
+//! | ListSecretUsage | one, with the secret if it asks for one |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
@@ -21,7 +22,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `acquire_lease` or `release_lease` |
+//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `acquire_lease`, `release_lease` or `list_usage` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -136,6 +137,8 @@ pub enum Action {
     AcquireLease,
     /// ReleaseRefreshLease.
     ReleaseLease,
+    /// ListSecretUsage.
+    ListUsage,
 }
 
 impl Action {
@@ -152,6 +155,7 @@ impl Action {
             Self::Resolve => "resolve",
             Self::AcquireLease => "acquire_lease",
             Self::ReleaseLease => "release_lease",
+            Self::ListUsage => "list_usage",
         }
     }
 }

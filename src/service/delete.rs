@@ -92,6 +92,7 @@ impl Change for DeleteSecret {
                 delete(Key::metadata(&self.name), Some(Expect::Revision(stored.revision))),
                 delete(Key::value(&self.name), None),
                 delete(Key::lease(&self.name), None),
+                delete(Key::usage(&self.name), None),
             ],
             request: remember(self.request_id(), self.parts(caller).fingerprint(None), None),
             ..Batch::default()

@@ -15,6 +15,10 @@ impl PageSize {
     const DEFAULT: usize = 50;
     const MAX: usize = 1_000;
 
+    pub(super) fn get(self) -> usize {
+        self.0
+    }
+
     /// 0 means 50, more than 1,000 means 1,000 (AIP-158).
     ///
     /// # Errors
@@ -54,7 +58,7 @@ const STEP: usize = 500;
 
 /// Bytes from which a page ends early, so that it fits the 4 MiB that gRPC
 /// clients accept unless told otherwise.
-const PAGE_BYTES: usize = 3 * 1024 * 1024;
+pub(super) const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// Bytes that one secret may take in an answer besides its free texts: names,
 /// ids and times at their longest, and their tags.
@@ -78,7 +82,9 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
-        let mut after = request.start(caller)?.as_ref().map(Key::metadata);
+        let mut after = page_start(&request.arguments(caller), &request.page_token)?
+            .as_ref()
+            .map(Key::metadata);
         let mut secrets: Vec<SecretView> = Vec::new();
         let mut bytes = 0;
         // One more than needed tells whether there is a next page.
@@ -95,8 +101,8 @@ impl Secrets {
                 if secrets.len() == *size || bytes >= PAGE_BYTES {
                     // The last one shown: a name passed over is told to nobody.
                     let last = secrets.last().map(|secret| &secret.metadata.name);
-                    let next_page_token = request.token(caller, last);
-                    return Ok(Page { secrets, next_page_token });
+                    let next_page_token = page_token(&request.arguments(caller), last);
+                    return self.with_usage(workspace, secrets, next_page_token).await;
                 }
                 let SecretMetadata { description, created_by, updated_by, .. } = &stored.metadata;
                 let texts = [description.as_str(), created_by, updated_by];
@@ -104,10 +110,26 @@ impl Secrets {
                 secrets.push(SecretView::stored(workspace, stored.metadata, stored.revision));
             }
             if exhausted {
-                return Ok(Page { secrets, next_page_token: String::new() });
+                return self.with_usage(workspace, secrets, String::new()).await;
             }
             limit = STEP;
         }
+    }
+}
+
+impl Secrets {
+    /// A page, complete with what lies elsewhere: one more read.
+    async fn with_usage(
+        &self,
+        workspace: &WorkspaceId,
+        secrets: Vec<SecretView>,
+        next_page_token: String,
+    ) -> Result<Page, Error> {
+        let keys: Vec<_> = secrets.iter().map(|view| Key::usage(&view.metadata.name)).collect();
+        let usages = self.store.read(workspace, &keys).await?;
+        let secrets =
+            secrets.into_iter().zip(usages).map(|(view, usage)| view.used(usage.as_ref()));
+        Ok(Page { secrets: secrets.collect(), next_page_token })
     }
 }
 
@@ -130,31 +152,32 @@ impl ListSecrets {
     /// Ties a token to the caller and the other arguments, so that it cannot
     /// be carried into another listing by mistake. It grants nothing: every
     /// call is authorized on its own.
-    fn seal_of_arguments(&self, caller: &Caller) -> String {
+    fn arguments<'a>(&'a self, caller: &'a Caller) -> [&'a str; 4] {
         let shown = if self.show_system_managed { "all" } else { "user" };
-        let digest = envelope::digest(&[
-            b"ListSecrets",
-            caller.id.as_str().as_bytes(),
-            self.workspace.as_str().as_bytes(),
-            shown.as_bytes(),
-        ]);
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        ["ListSecrets", caller.id.as_str(), self.workspace.as_str(), shown]
     }
+}
 
-    fn token(&self, caller: &Caller, after: Option<&SecretName>) -> String {
-        after.map_or_else(String::new, |name| format!("{}{name}", self.seal_of_arguments(caller)))
-    }
+fn seal(arguments: &[&str]) -> String {
+    let arguments: Vec<_> = arguments.iter().map(|text| text.as_bytes()).collect();
+    envelope::digest(&arguments).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
 
-    fn start(&self, caller: &Caller) -> Result<Option<SecretName>, Error> {
-        if self.page_token.is_empty() {
-            return Ok(None);
-        }
-        self.page_token
-            .strip_prefix(&self.seal_of_arguments(caller))
-            .and_then(|name| SecretName::parse(name).ok())
-            .map(Some)
-            .ok_or_else(|| {
-                Error::field("page_token", "must come from the call before, all else unchanged")
-            })
+/// The token of the page after this name, for a listing by these arguments.
+pub(super) fn page_token(arguments: &[&str], after: Option<&SecretName>) -> String {
+    after.map_or_else(String::new, |name| format!("{}{name}", seal(arguments)))
+}
+
+/// The name after which the page of a token starts.
+pub(super) fn page_start(arguments: &[&str], token: &str) -> Result<Option<SecretName>, Error> {
+    if token.is_empty() {
+        return Ok(None);
     }
+    token
+        .strip_prefix(&seal(arguments))
+        .and_then(|name| SecretName::parse(name).ok())
+        .map(Some)
+        .ok_or_else(|| {
+            Error::field("page_token", "must come from the call before, all else unchanged")
+        })
 }

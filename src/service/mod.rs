@@ -14,10 +14,12 @@ mod get;
 mod idempotency;
 mod lease;
 mod list;
+mod list_usage;
 mod open;
 mod resolve;
 mod rollback;
 mod update;
+mod usage;
 mod versions;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -31,9 +33,11 @@ pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use lease::{AcquireRefreshLease, Lease, ReleaseRefreshLease};
 pub use list::{ListSecrets, Page, PageSize};
+pub use list_usage::{ListSecretUsage, SecretUsage, UsagePage};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
 pub use update::{ExpiryChange, UpdateSecret};
+pub use usage::UsageLog;
 pub use versions::{ListSecretVersions, VersionView};
 
 use self::{
@@ -81,6 +85,8 @@ pub struct Secrets {
     pub environment: Environment,
     /// Operator's limits.
     pub limits: Limits,
+    /// Who uses which secret, until it is written.
+    pub usage: UsageLog,
     /// Changes under way. They go on when their caller hangs up; shutdown
     /// waits for them.
     pub changes: TaskTracker,
@@ -95,16 +101,26 @@ pub struct SecretView {
     pub metadata: SecretMetadata,
     /// `None` in the answer to a `validate_only` call.
     pub etag: Option<Etag>,
+    /// When a run last asked for it; told by Get and List only.
+    pub last_resolve_time: Option<Timestamp>,
 }
 
 impl SecretView {
     fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
         let etag = Some(Etag::of(metadata.uid, revision));
-        Self { workspace: workspace.clone(), metadata, etag }
+        Self { workspace: workspace.clone(), metadata, etag, last_resolve_time: None }
     }
 
     fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
-        Self { workspace: workspace.clone(), metadata, etag: None }
+        Self { workspace: workspace.clone(), metadata, etag: None, last_resolve_time: None }
+    }
+
+    /// With its usage. What was before its creation was of another secret of
+    /// this name.
+    fn used(mut self, usage: Option<&Record>) -> Self {
+        let usage = usage::stored_usage(&self.metadata.name, usage, None);
+        self.last_resolve_time = usage.last().filter(|time| *time >= self.metadata.create_time);
+        self
     }
 }
 

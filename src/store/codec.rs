@@ -6,7 +6,7 @@ use super::StoreError;
 use crate::domain::{
     CallerId, ConnectionId, DataKeyId, Description, EarlierVersion, FencingToken, Holding,
     Integration, LeaseHolder, ManagedBy, Owner, RefreshLease, Revision, SecretMetadata, SecretName,
-    SecretUid, Timestamp, WrappedDataKey,
+    SecretUid, Timestamp, Usage, WorkflowId, WrappedDataKey,
 };
 
 mod pb {
@@ -37,6 +37,7 @@ const METADATA: StoreError = StoreError::Malformed("metadata record");
 const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
 const REQUEST: StoreError = StoreError::Malformed("request record");
 const LEASE: StoreError = StoreError::Malformed("lease record");
+const USAGE: StoreError = StoreError::Malformed("usage record");
 
 /// Metadata to bytes.
 pub fn encode_metadata(secret: &SecretMetadata) -> Vec<u8> {
@@ -161,6 +162,37 @@ pub fn decode_lease(name: &SecretName, bytes: &[u8]) -> Result<RefreshLease, Sto
         })
     };
     decode().ok_or(LEASE)
+}
+
+/// Usage to bytes.
+pub fn encode_usage(name: &SecretName, usage: &Usage) -> Vec<u8> {
+    let workflow = |(id, time): (&WorkflowId, _)| pb::WorkflowUsage {
+        workflow_id: id.to_string(),
+        last_time: Some(time_to_pb(time)),
+    };
+    pb::Usage {
+        name: name.to_string(),
+        last_time: usage.last().map(time_to_pb),
+        workflows: usage.workflows().map(workflow).collect(),
+    }
+    .encode_to_vec()
+}
+
+/// Usage from the bytes under `u/name` or `w/name`.
+///
+/// # Errors
+/// [`StoreError::Malformed`] also if the record is of another name.
+pub fn decode_usage(name: &SecretName, bytes: &[u8]) -> Result<Usage, StoreError> {
+    let decode = || {
+        let record = pb::Usage::decode(bytes).ok().filter(|record| record.name == name.as_str())?;
+        let mut usage = Usage::default();
+        usage.add(None, time_from_pb(record.last_time?)?);
+        for pb::WorkflowUsage { workflow_id, last_time } in record.workflows {
+            usage.add(Some(&WorkflowId::parse(&workflow_id).ok()?), time_from_pb(last_time?)?);
+        }
+        Some(usage)
+    };
+    decode().ok_or(USAGE)
 }
 
 fn metadata_to_pb(secret: &SecretMetadata) -> pb::SecretMetadata {
@@ -346,6 +378,18 @@ mod tests {
             let lease = lease(held_by);
             assert_eq!(decode_lease(&lease.name, &encode_lease(&lease)), Ok(lease));
         }
+        let name = SecretName::parse("STRIPE_KEY").expect("name");
+        assert_eq!(decode_usage(&name, &encode_usage(&name, &usage())), Ok(usage()));
+    }
+
+    fn usage() -> Usage {
+        let time = |seconds| Timestamp::new(seconds, 7).expect("in range");
+        let mut usage = Usage::default();
+        for (id, seconds) in [("wf 1", 5), ("wf-2", 3)] {
+            usage.add(Some(&WorkflowId::parse(id).expect("an id")), time(seconds));
+        }
+        usage.add(None, time(9));
+        usage
     }
 
     fn lease(held_by: Option<Holding>) -> RefreshLease {
@@ -364,6 +408,8 @@ mod tests {
         let other = SecretName::parse("OTHER").expect("name");
         assert_eq!(decode_metadata(&other, &encode_metadata(&secret())), Err(METADATA));
         assert_eq!(decode_lease(&other, &encode_lease(&lease(None))), Err(LEASE));
+        let usage = encode_usage(&secret().name, &usage());
+        assert_eq!(decode_usage(&other, &usage), Err(USAGE));
     }
 
     #[test]
@@ -376,5 +422,6 @@ mod tests {
         assert!(decode_data_key(&[]).is_err());
         assert!(decode_request(&[]).is_err());
         assert!(decode_lease(&secret.name, &[]).is_err());
+        assert!(decode_usage(&secret.name, &[]).is_err());
     }
 }

@@ -26,6 +26,10 @@ impl Key {
     pub const DATA_KEY: &'static str = "k/";
     /// Prefix of all refresh leases.
     pub const LEASE: &'static str = "l/";
+    /// Prefix of all usage of secrets.
+    pub const USAGE: &'static str = "u/";
+    /// Prefix of all usage of names without a secret.
+    pub const WANTED: &'static str = "w/";
 
     /// A secret's metadata.
     pub fn metadata(name: &SecretName) -> Self {
@@ -56,6 +60,16 @@ impl Key {
     /// The lease on the refresh of a secret.
     pub fn lease(name: &SecretName) -> Self {
         Self(format!("{}{name}", Self::LEASE))
+    }
+
+    /// Who uses a secret.
+    pub fn usage(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::USAGE))
+    }
+
+    /// Who asks for a name under which there is no secret.
+    pub fn wanted(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::WANTED))
     }
 
     /// A key as the engine stored it.
@@ -154,6 +168,8 @@ pub struct Batch {
     pub request: Option<(RequestId, Vec<u8>)>,
     /// Changes no secret: the workspace keeps its revision.
     pub bookkeeping: bool,
+    /// No replica need confirm it: it would be no great loss.
+    pub hasty: bool,
 }
 
 impl Batch {

@@ -201,6 +201,7 @@ async fn reflection_and_health_are_open_to_all() {
         "CreateSecret",
         "DeleteSecret",
         "GetSecret",
+        "ListSecretUsage",
         "ListSecretVersions",
         "ListSecrets",
         "ReleaseRefreshLease",

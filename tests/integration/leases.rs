@@ -86,7 +86,8 @@ async fn write(
 }
 
 async fn value(secrets: &Arc<Secrets>) -> (String, u64) {
-    let credential = Credential { secret: name("OAUTH"), alias: (&name("OAUTH")).into() };
+    let credential =
+        Credential { secret: name("OAUTH"), alias: (&name("OAUTH")).into(), version: None };
     let request = ResolveSecrets {
         workspace: workspace(),
         credentials: Credentials::new(vec![credential]).unwrap(),

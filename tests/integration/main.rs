@@ -50,5 +50,7 @@ mod system_managed;
 mod tampering;
 mod tour;
 mod unprintable;
+mod usage;
+mod usage_replicas;
 mod watch;
 mod write_storm;

@@ -21,7 +21,7 @@ use workflow_secrets::{
     envelope::{Keyring, KeyringConfig},
     service::{
         Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, Limits, ListSecrets,
-        PageSize, ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret,
+        PageSize, ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret, UsageLog,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -62,6 +62,7 @@ impl Bench {
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(id.clone()))),
             environment,
             limits: Limits { max_secrets_per_workspace: 2_000, ..Limits::default() },
+            usage: UsageLog::default(),
             changes: TaskTracker::new(),
         };
         let caller = Caller { id, actor: None, trace_id: None };

@@ -29,7 +29,7 @@ use workflow_secrets::{
     },
     kms::local::LocalKms,
     service::{
-        Limits, Secrets,
+        Limits, Secrets, UsageLog,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -111,6 +111,7 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
         environment,
         limits: Limits { max_secrets_per_workspace: 10, ..Limits::default() },
+        usage: UsageLog::default(),
         changes: TaskTracker::new(),
     }
 }

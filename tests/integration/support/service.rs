@@ -11,7 +11,7 @@ use workflow_secrets::{
     },
     envelope::{Keyring, KeyringConfig},
     service::{
-        CreateSecret, Error, Limits, SecretView, Secrets,
+        CreateSecret, Error, Limits, SecretView, Secrets, UsageLog,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -116,6 +116,7 @@ pub(crate) fn secrets(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Secre
         policy: Arc::new(ArcSwap::from_pointee(Policy::parse(POLICY).unwrap())),
         environment,
         limits: Limits::default(),
+        usage: UsageLog::default(),
         changes: TaskTracker::new(),
     })
 }
