@@ -21,9 +21,9 @@ use workflow_secrets::{
     store::{Key, Store},
 };
 
-use super::support::{
-    manual_clock::ManualClock,
-    service::{caller, create, name, on_both_engines, plaintext, secrets, workspace},
+use super::{
+    on_engines::{caller, create, name, on_both_engines, plaintext, secrets, workspace},
+    support::manual_clock::ManualClock,
 };
 
 const TTL: Duration = Duration::from_secs(30);

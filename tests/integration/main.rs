@@ -33,6 +33,7 @@ mod kms_moto;
 mod leases;
 mod lifecycle;
 mod listing;
+mod on_engines;
 mod operations;
 mod redis_down;
 mod refresh_storm;

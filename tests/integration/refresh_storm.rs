@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 use workflow_secrets::grpc::proto::{
-    AcquireRefreshLeaseRequest, Owner, RefreshLease, ReleaseRefreshLeaseRequest, Secret,
+    AcquireRefreshLeaseRequest, Owner, ReleaseRefreshLeaseRequest, Secret,
 };
 
 use super::support::platform::{
@@ -61,8 +61,8 @@ struct Refresher {
 enum Ended {
     /// The secret has a new value.
     Refreshed,
-    /// It was killed with the lease in hand.
-    Killed(RefreshLease),
+    /// It was killed with the lease of this token in hand.
+    Killed(u64),
 }
 
 impl Refresher {
@@ -154,7 +154,7 @@ impl Refresher {
                 }
             };
             if doomed.swap(false, Ordering::SeqCst) {
-                return Ended::Killed(lease);
+                return Ended::Killed(lease.fencing_token);
             }
             let read = |_, mut executor: Client| async move {
                 executor.resolve_secrets(resolve(WS, &["OAUTH"])).await
@@ -208,7 +208,7 @@ async fn each_expiry_costs_one_refresh_whoever_is_killed() {
             .into_iter()
             .filter_map(|ended| match ended {
                 Ended::Refreshed => None,
-                Ended::Killed(lease) => Some(lease.fencing_token),
+                Ended::Killed(token) => Some(token),
             })
             .collect();
         assert_eq!(killed.len(), usize::from(kill_holder));

@@ -12,10 +12,9 @@ use workflow_secrets::{
     store::{Key, Record, Store, StoreError},
 };
 
-use super::support::{
-    manual_clock::ManualClock,
-    memory_store::MemoryStore,
-    service::{caller, create, name, on_both_engines, secrets, workspace},
+use super::{
+    on_engines::{caller, create, name, on_both_engines, secrets, workspace},
+    support::{manual_clock::ManualClock, memory_store::MemoryStore},
 };
 
 on_both_engines! {

@@ -13,6 +13,5 @@ pub(crate) mod platform;
 pub(crate) mod program;
 pub(crate) mod raw_redis;
 pub(crate) mod redis_server;
-pub(crate) mod service;
 pub(crate) mod store;
 pub(crate) mod tools;

@@ -15,12 +15,16 @@ use workflow_secrets::{
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
-    store::{Store, embedded::EmbeddedStore, redis::RedisStore},
+    store::{Store, embedded::EmbeddedStore},
 };
 
 use super::{
-    fake_kms::FakeKms,
-    redis_server::{Options, RedisServer},
+    store_redis,
+    support::{
+        fake_kms::FakeKms,
+        manual_clock::ManualClock,
+        redis_server::{Options, RedisServer},
+    },
 };
 
 /// Makes a test of each function, on both engines. Each is given a fresh store
@@ -32,7 +36,7 @@ macro_rules! on_both_engines {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
                     let clock = std::sync::Arc::default();
-                    let (store, _keep) = crate::support::service::embedded(&clock);
+                    let (store, _keep) = crate::on_engines::embedded(&clock);
                     super::$test(store, clock).await;
                 }
             )*
@@ -41,7 +45,7 @@ macro_rules! on_both_engines {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    let (store, _keep) = crate::support::service::redis().await;
+                    let (store, _keep) = crate::on_engines::redis().await;
                     super::$test(store, std::sync::Arc::default()).await;
                 }
             )*
@@ -49,8 +53,6 @@ macro_rules! on_both_engines {
     };
 }
 pub(crate) use on_both_engines;
-
-use super::manual_clock::ManualClock;
 
 /// A store and what must live as long.
 type Kept = (Arc<dyn Store>, Box<dyn Any + Send>);
@@ -63,8 +65,7 @@ pub(crate) fn embedded(clock: &Arc<ManualClock>) -> Kept {
 
 pub(crate) async fn redis() -> Kept {
     let server = RedisServer::start(Options::default()).await;
-    let store = RedisStore::connect(crate::store_redis::config(&server)).await.unwrap();
-    (Arc::new(store), Box::new(server))
+    (store_redis::connect(&server).await, Box::new(server))
 }
 
 /// Who may do what in every workspace.
