@@ -13,10 +13,10 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use futures_util::future::join_all;
+use futures_util::{future::join_all, stream::Empty};
 use tokio::{net::TcpListener, runtime::Runtime};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, transport::Channel};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 use workflow_secrets::{
     domain::{Clock, Environment, SystemClock},
     envelope::{Keyring, KeyringConfig},
@@ -33,7 +33,7 @@ use workflow_secrets::{
         tls,
     },
     service::{
-        Limits, Secrets, UsageLog,
+        Limits, Parts, Secrets,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -137,6 +137,36 @@ impl SecretsService for Echo {
     ) -> Result<Response<ListSecretsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn render_template(
+        &self,
+        _: Request<proto::RenderTemplateRequest>,
+    ) -> Result<Response<proto::RenderTemplateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn check_references(
+        &self,
+        _: Request<proto::CheckReferencesRequest>,
+    ) -> Result<Response<proto::CheckReferencesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn prepare_template(
+        &self,
+        _: Request<proto::PrepareTemplateRequest>,
+    ) -> Result<Response<proto::PrepareTemplateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type RedactStream = Empty<Result<proto::RedactResponse, Status>>;
+
+    async fn redact(
+        &self,
+        _: Request<Streaming<proto::RedactRequest>>,
+    ) -> Result<Response<Self::RedactStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Both servers, and a client of each.
@@ -180,23 +210,26 @@ impl Bench {
         let environment = Environment::parse("bench").unwrap();
         let key = kms.create_key();
         let caller = workflow_secrets::domain::CallerId::parse(&caller).unwrap();
-        let secrets = |audit: &str, usage| Secrets {
-            keyring: Keyring::new(
-                Arc::new(kms.kms(&key)),
-                Arc::clone(&store),
-                Arc::clone(&clock),
-                environment.clone(),
-                KeyringConfig::default(),
-            ),
-            store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
-            audit: AuditLog::start(AuditSink::File(dir.path().join(audit)), AuditConfig::default())
+        let secrets = |audit: &str| {
+            Secrets::new(Parts {
+                keyring: Keyring::new(
+                    Arc::new(kms.kms(&key)),
+                    Arc::clone(&store),
+                    Arc::clone(&clock),
+                    environment.clone(),
+                    KeyringConfig::default(),
+                ),
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                audit: AuditLog::start(
+                    AuditSink::File(dir.path().join(audit)),
+                    AuditConfig::default(),
+                )
                 .unwrap(),
-            policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
-            environment: environment.clone(),
-            limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
-            usage,
-            changes: TaskTracker::new(),
+                policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
+                environment: environment.clone(),
+                limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
+            })
         };
         let serve = async |secrets| {
             let (address, incoming) = listen().await;
@@ -211,8 +244,8 @@ impl Bench {
             });
             address
         };
-        let service = serve(secrets("audit.jsonl", UsageLog::default())).await;
-        let unrecorded = serve(secrets("unrecorded.jsonl", UsageLog::off())).await;
+        let service = serve(secrets("audit.jsonl")).await;
+        let unrecorded = serve(secrets("unrecorded.jsonl").without_usage()).await;
 
         let connect = async |address| {
             SecretsServiceClient::new(pki::channel(address, client.clone()).await.unwrap())

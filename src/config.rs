@@ -114,6 +114,11 @@ impl ServeConfig {
             "a number of secrets, at least 1",
         );
         let max_versions = max_versions(f, &args.max_versions);
+        let redactions_per_minute: Option<NonZeroU32> = f.parsed(
+            "--max-redactions-per-minute",
+            &args.max_redactions_per_minute,
+            "a number of calls, at least 1",
+        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -135,6 +140,7 @@ impl ServeConfig {
                 limits: Limits {
                     max_secrets_per_workspace: max_secrets?.get().into(),
                     max_versions: max_versions?,
+                    redactions_per_minute: redactions_per_minute?,
                 },
                 grace: grace?,
                 drain_delay: drain_delay?,

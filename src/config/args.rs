@@ -159,6 +159,16 @@ pub struct ServeArgs {
         default_value = "10"
     )]
     pub max_versions: String,
+    /// Calls of Redact and PrepareTemplate per workspace and minute, on each
+    /// replica, at least 1
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_REDACTIONS_PER_MINUTE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "600"
+    )]
+    pub max_redactions_per_minute: String,
 
     /// Longest time from SIGTERM to the end of the process
     #[arg(

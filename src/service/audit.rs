@@ -3,10 +3,14 @@
 //! | Call | Lines |
 //! |---|---|
 //! | Create, Get, Update, Delete, Rollback, ListSecretVersions, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
-//! | List | one, without a secret |
+//! | List, Check | one, without a secret |
 //! | ListSecretUsage | one, with the secret if it asks for one |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
+//! | Render | one per name in the document and one per credential, with the outcome of the call |
+//! | Prepare | one, without a secret, and one per secret whose value was found |
+//! | Redact | when it opens, one per name, or one without a secret for all; when it ends, one per secret whose value was found |
+//! | Render, Prepare or Redact that is not granted or asks for too much | one, without a secret |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
 //! | no identity | none, or anybody could fill the stream: the log tells of them |
 //! | a message that does not decode or is too large; `UNIMPLEMENTED`; `OVERLOADED` | none |
@@ -22,13 +26,14 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `resolve`, `acquire_lease`, `release_lease` or `list_usage` |
-//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
+//! | `action` | `create`, `get`, `update`, `delete`, `rollback`, `list`, `list_versions`, `list_usage`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease` or `release_lease` |
+//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
 //! | `workspace`, `secret`, `version` | what was touched |
-//! | `alias` | resolve: the key under which the value was returned |
-//! | `workflow_id`, `run_id` | resolve: as the caller tells them |
+//! | `alias` | resolve, render: the key under which the value was returned |
+//! | `matches` | prepare, redact: how often the value was found |
+//! | `workflow_id`, `run_id` | resolve, render, redact: as the caller tells them |
 //! | `holder` | acquire_lease: for whom, as the caller tells it |
 //! | `trace_id` | W3C trace id, as the caller tells it |
 //!
@@ -80,11 +85,13 @@ pub struct AuditEvent {
     /// `ok`; `validated`, if nothing was to be stored; or the reason of the
     /// error.
     pub outcome: &'static str,
-    /// Resolve: the key of the value in the answer.
+    /// Resolve, Render: the key of the value in the answer.
     pub alias: Option<Alias>,
-    /// Resolve: for which workflow.
+    /// Prepare, Redact: how often the secret's value was found.
+    pub matches: Option<u64>,
+    /// Resolve, Render, Redact: for which workflow.
     pub workflow_id: Option<WorkflowId>,
-    /// Resolve: for which run.
+    /// Resolve, Render, Redact: for which run.
     pub run_id: Option<RunId>,
     /// AcquireRefreshLease: for whom.
     pub holder: Option<LeaseHolder>,
@@ -106,6 +113,7 @@ impl AuditEvent {
             action,
             outcome,
             alias: None,
+            matches: None,
             workflow_id: None,
             run_id: None,
             holder: None,
@@ -139,6 +147,14 @@ pub enum Action {
     ReleaseLease,
     /// ListSecretUsage.
     ListUsage,
+    /// RenderTemplate.
+    Render,
+    /// CheckReferences.
+    Check,
+    /// PrepareTemplate.
+    Prepare,
+    /// Redact.
+    Redact,
 }
 
 impl Action {
@@ -156,6 +172,10 @@ impl Action {
             Self::AcquireLease => "acquire_lease",
             Self::ReleaseLease => "release_lease",
             Self::ListUsage => "list_usage",
+            Self::Render => "render",
+            Self::Check => "check",
+            Self::Prepare => "prepare",
+            Self::Redact => "redact",
         }
     }
 }
@@ -330,6 +350,8 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         #[serde(skip_serializing_if = "Option::is_none")]
         alias: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        matches: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         workflow_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         run_id: Option<&'a str>,
@@ -348,6 +370,7 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         secret: event.secret.as_ref().map(SecretName::as_str),
         version: event.version,
         alias: event.alias.as_ref().map(Alias::as_str),
+        matches: event.matches,
         workflow_id: event.workflow_id.as_ref().map(WorkflowId::as_str),
         run_id: event.run_id.as_ref().map(RunId::as_str),
         holder: event.holder.as_ref().map(LeaseHolder::as_str),
@@ -416,6 +439,7 @@ mod tests {
             action: Action::Resolve,
             outcome: "ok",
             alias: Some(Alias::parse("k").unwrap()),
+            matches: Some(3),
             workflow_id: Some(WorkflowId::parse("wf").unwrap()),
             run_id: Some(RunId::parse("run").unwrap()),
             holder: Some(LeaseHolder::parse("pod-1").unwrap()),
@@ -428,7 +452,7 @@ mod tests {
              \"caller\":\"spiffe://td/executor\",\
              \"actor\":\"Zo\\u00eb \\\"Z\\\" \\\\ \\ud83d\\udd11\",\
              \"workspace\":\"ws_1\",\"secret\":\"KEY\",\"version\":18446744073709551615,\
-             \"alias\":\"k\",\"workflow_id\":\"wf\",\"run_id\":\"run\",\"holder\":\"pod-1\",\
+             \"alias\":\"k\",\"matches\":3,\"workflow_id\":\"wf\",\"run_id\":\"run\",\"holder\":\"pod-1\",\
              \"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"}\n"
         );
     }

@@ -7,6 +7,7 @@ pub mod access;
 pub mod audit;
 
 mod change;
+mod check;
 mod create;
 mod delete;
 mod error;
@@ -15,18 +16,27 @@ mod idempotency;
 mod lease;
 mod list;
 mod list_usage;
+mod matchers;
 mod open;
+mod prepare;
+mod rates;
+mod redact;
+mod references;
+mod render;
 mod resolve;
 mod rollback;
 mod update;
 mod usage;
 mod versions;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use check::{
+    CandidateCredential, CheckReferences, Checked, CheckedReference, Days, ReferenceState,
+};
 pub use create::CreateSecret;
 pub use delete::DeleteSecret;
 pub use error::{Cause, Error, FieldViolation, Unresolved};
@@ -34,15 +44,21 @@ pub use get::GetSecret;
 pub use lease::{AcquireRefreshLease, Lease, ReleaseRefreshLease};
 pub use list::{ListSecrets, Page, PageSize};
 pub use list_usage::{ListSecretUsage, SecretUsage, UsagePage};
+pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
+pub use redact::{OpenRedaction, Redaction, Tally};
+pub use references::MAX_REFERENCES;
+pub use render::{RenderTemplate, Rendered};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
 pub use update::{ExpiryChange, UpdateSecret};
-pub use usage::UsageLog;
 pub use versions::{ListSecretVersions, VersionView};
 
 use self::{
     access::{Caller, Grants, Policy},
     audit::{Action, AuditEvent, AuditLog},
+    matchers::Matchers,
+    rates::Rates,
+    usage::UsageLog,
 };
 use crate::{
     domain::{
@@ -50,7 +66,7 @@ use crate::{
         WrappedDataKey,
     },
     envelope::Keyring,
-    store::{Key, Record, Store, codec},
+    store::{Key, Record, Store, StoreError, codec},
 };
 
 /// Limits that an operator may set.
@@ -60,17 +76,22 @@ pub struct Limits {
     pub max_secrets_per_workspace: u64,
     /// Earlier values kept of each user-managed secret.
     pub max_versions: usize,
+    /// Calls of Redact and PrepareTemplate per workspace and minute.
+    pub redactions_per_minute: NonZeroU32,
 }
 
 impl Default for Limits {
-    /// 10,000 and 10.
     fn default() -> Self {
-        Self { max_secrets_per_workspace: 10_000, max_versions: 10 }
+        Self {
+            max_secrets_per_workspace: 10_000,
+            max_versions: 10,
+            redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
+        }
     }
 }
 
-/// All that the operations need, wired once.
-pub struct Secrets {
+/// What the operations are made of.
+pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
     /// Data keys.
@@ -85,11 +106,26 @@ pub struct Secrets {
     pub environment: Environment,
     /// Operator's limits.
     pub limits: Limits,
-    /// Who uses which secret, until it is written.
-    pub usage: UsageLog,
-    /// Changes under way. They go on when their caller hangs up; shutdown
-    /// waits for them.
+}
+
+/// All that the operations need, wired once.
+pub struct Secrets {
+    store: Arc<dyn Store>,
+    keyring: Keyring,
+    clock: Arc<dyn Clock>,
+    /// Audit stream.
+    pub audit: AuditLog,
+    policy: Arc<ArcSwap<Policy>>,
+    environment: Environment,
+    limits: Limits,
+    rates: Rates,
+    matchers: Matchers,
+    usage: UsageLog,
+    /// Changes and streams under way. They go on when their caller hangs up;
+    /// shutdown waits for them.
     pub changes: TaskTracker,
+    /// Cancelled when no more calls are taken: streams end then.
+    pub ending: CancellationToken,
 }
 
 /// A secret as callers see it: metadata and etag, never the value.
@@ -154,6 +190,39 @@ impl ActiveKey {
 }
 
 impl Secrets {
+    /// Wires the operations.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
+        Self {
+            rates: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
+            matchers: Matchers::default(),
+            usage: UsageLog::default(),
+            changes: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            store,
+            keyring,
+            clock,
+            audit,
+            policy,
+            environment,
+            limits,
+        }
+    }
+
+    /// The same, but nobody is told who uses what.
+    #[must_use]
+    pub fn without_usage(self) -> Self {
+        Self { usage: UsageLog::off(), ..self }
+    }
+
+    /// Whether the store can be used now.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+
     fn grants(&self, caller: &Caller, workspace: &WorkspaceId) -> Grants {
         self.policy.load().grants(&caller.id, workspace)
     }

@@ -32,7 +32,7 @@ pub struct Credential {
     pub version: Option<u64>,
 }
 
-/// 1 to [`MAX_CREDENTIALS`] credentials with distinct aliases.
+/// At most [`MAX_CREDENTIALS`] credentials with distinct aliases.
 pub struct Credentials(Vec<Credential>);
 
 impl Credentials {
@@ -44,6 +44,14 @@ impl Credentials {
         if credentials.is_empty() {
             return Err(Error::field("credentials", "must not be empty"));
         }
+        Self::or_none(credentials)
+    }
+
+    /// As [`Self::new`], but there may be none.
+    ///
+    /// # Errors
+    /// Too many, or every alias that stands there twice.
+    pub fn or_none(credentials: Vec<Credential>) -> Result<Self, Error> {
         Self::check_count(credentials.len())?;
         let mut seen = HashSet::new();
         let twice: Vec<_> = (0..)
@@ -57,6 +65,10 @@ impl Credentials {
             })
             .collect();
         if twice.is_empty() { Ok(Self(credentials)) } else { Err(Error::Invalid(twice)) }
+    }
+
+    pub(super) fn all(&self) -> &[Credential] {
+        &self.0
     }
 
     /// Refuses a number of credentials before any of them is looked at.
@@ -159,7 +171,7 @@ impl Secrets {
 
     /// The current values, and the earlier ones that are asked for: these cost
     /// a second read, since the first tells where they lie.
-    async fn open_with_versions<'n>(
+    pub(super) async fn open_with_versions<'n>(
         &self,
         workspace: &WorkspaceId,
         names: &BTreeSet<&'n SecretName>,

@@ -48,7 +48,7 @@ const MAX_NOTED: usize = 100_000;
 type Uses = HashMap<SecretName, Usage>;
 
 /// What was noted and is not yet written.
-pub struct UsageLog {
+pub(super) struct UsageLog {
     noted: Mutex<Noted>,
     most: usize,
 }
@@ -70,7 +70,7 @@ impl Default for UsageLog {
 
 impl UsageLog {
     /// One that notes nothing.
-    pub fn off() -> Self {
+    pub(super) fn off() -> Self {
         Self { noted: Mutex::default(), most: 0 }
     }
 

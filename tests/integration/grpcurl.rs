@@ -198,13 +198,17 @@ async fn reflection_and_health_are_open_to_all() {
     let methods = grpcurl.run(None, &[&format!("list {SERVICE}")], "").await;
     let names = [
         "AcquireRefreshLease",
+        "CheckReferences",
         "CreateSecret",
         "DeleteSecret",
         "GetSecret",
         "ListSecretUsage",
         "ListSecretVersions",
         "ListSecrets",
+        "PrepareTemplate",
+        "Redact",
         "ReleaseRefreshLease",
+        "RenderTemplate",
         "ResolveSecrets",
         "RollbackSecret",
         "UpdateSecret",

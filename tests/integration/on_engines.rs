@@ -3,7 +3,6 @@
 use std::{any::Any, sync::Arc};
 
 use arc_swap::ArcSwap;
-use tokio_util::task::TaskTracker;
 use workflow_secrets::{
     domain::{
         CallerId, Clock, ConnectionId, Description, Environment, Integration, Owner, Plaintext,
@@ -11,7 +10,7 @@ use workflow_secrets::{
     },
     envelope::{Keyring, KeyringConfig},
     service::{
-        CreateSecret, Error, Limits, SecretView, Secrets, UsageLog,
+        CreateSecret, Error, Limits, Parts, SecretView, Secrets,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -109,7 +108,7 @@ pub(crate) fn secrets(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Secre
     let (kms, config) = (Arc::new(FakeKms::default()), KeyringConfig::default());
     let keyring = Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config);
     let sink = AuditSink::Writer(Box::new(std::io::sink()));
-    Arc::new(Secrets {
+    Arc::new(Secrets::new(Parts {
         store,
         keyring,
         clock,
@@ -117,9 +116,7 @@ pub(crate) fn secrets(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Secre
         policy: Arc::new(ArcSwap::from_pointee(Policy::parse(POLICY).unwrap())),
         environment,
         limits: Limits::default(),
-        usage: UsageLog::default(),
-        changes: TaskTracker::new(),
-    })
+    }))
 }
 
 /// One of the policy's callers.

@@ -12,7 +12,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use tokio_util::task::TaskTracker;
 use workflow_secrets::{
     domain::{
         Actor, Alias, CallerId, Clock as _, Description, Environment, Plaintext, RequestId,
@@ -21,7 +20,7 @@ use workflow_secrets::{
     envelope::{Keyring, KeyringConfig},
     service::{
         Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, Limits, ListSecrets,
-        PageSize, ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret, UsageLog,
+        PageSize, Parts, ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -54,7 +53,7 @@ impl Bench {
             environment.clone(),
             KeyringConfig::default(),
         );
-        let secrets = Secrets {
+        let secrets = Secrets::new(Parts {
             store: seen,
             keyring,
             clock: clock.clone(),
@@ -62,9 +61,7 @@ impl Bench {
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(id.clone()))),
             environment,
             limits: Limits { max_secrets_per_workspace: 2_000, ..Limits::default() },
-            usage: UsageLog::default(),
-            changes: TaskTracker::new(),
-        };
+        });
         let caller = Caller { id, actor: None, trace_id: None };
         Self { secrets: Arc::new(secrets), store, clock, caller }
     }
