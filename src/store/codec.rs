@@ -1,12 +1,14 @@
 //! Record codec: domain types to bytes at rest and back, checked both ways.
 
+mod bookkeeping;
+
 use prost::Message as _;
 
+pub use self::bookkeeping::{decode_lease, decode_usage, encode_lease, encode_usage};
 use super::StoreError;
 use crate::domain::{
-    CallerId, ConnectionId, DataKeyId, Description, EarlierVersion, FencingToken, Holding,
-    Integration, LeaseHolder, ManagedBy, Owner, RefreshLease, Revision, SecretMetadata, SecretName,
-    SecretUid, Timestamp, Usage, WorkflowId, WrappedDataKey,
+    ConnectionId, DataKeyId, Description, EarlierVersion, Integration, ManagedBy, Owner, Revision,
+    SecretMetadata, SecretName, SecretUid, Timestamp, WrappedDataKey,
 };
 
 mod pb {
@@ -36,8 +38,6 @@ pub struct Fingerprint {
 const METADATA: StoreError = StoreError::Malformed("metadata record");
 const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
 const REQUEST: StoreError = StoreError::Malformed("request record");
-const LEASE: StoreError = StoreError::Malformed("lease record");
-const USAGE: StoreError = StoreError::Malformed("usage record");
 
 /// Metadata to bytes.
 pub fn encode_metadata(secret: &SecretMetadata) -> Vec<u8> {
@@ -121,78 +121,6 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestOutcome, StoreError> {
         })
     };
     decode().ok_or(REQUEST)
-}
-
-/// A lease to bytes.
-pub fn encode_lease(lease: &RefreshLease) -> Vec<u8> {
-    let holding = lease.held_by.as_ref();
-    pb::RefreshLease {
-        name: lease.name.to_string(),
-        uid: lease.uid.as_bytes().to_vec(),
-        version: lease.version,
-        fencing_token: lease.token.as_u64(),
-        caller: holding.map_or_else(String::new, |by| by.caller.to_string()),
-        holder: holding.map_or_else(String::new, |by| by.holder.to_string()),
-        expire_time: Some(time_to_pb(lease.expire_time)),
-    }
-    .encode_to_vec()
-}
-
-/// A lease from the bytes under `l/name`.
-///
-/// # Errors
-/// [`StoreError::Malformed`] also if the record names another secret.
-pub fn decode_lease(name: &SecretName, bytes: &[u8]) -> Result<RefreshLease, StoreError> {
-    let decode = || {
-        let lease = pb::RefreshLease::decode(bytes).ok()?;
-        let held_by = match lease.holder.as_str() {
-            "" => None,
-            holder => Some(Holding {
-                caller: CallerId::parse(&lease.caller).ok()?,
-                holder: LeaseHolder::parse(holder).ok()?,
-            }),
-        };
-        Some(RefreshLease {
-            name: SecretName::parse(&lease.name).ok().filter(|named| named == name)?,
-            uid: SecretUid::from_bytes(lease.uid.try_into().ok()?),
-            version: lease.version,
-            token: FencingToken::parse(lease.fencing_token).ok()?,
-            held_by,
-            expire_time: time_from_pb(lease.expire_time?)?,
-        })
-    };
-    decode().ok_or(LEASE)
-}
-
-/// Usage to bytes.
-pub fn encode_usage(name: &SecretName, usage: &Usage) -> Vec<u8> {
-    let workflow = |(id, time): (&WorkflowId, _)| pb::WorkflowUsage {
-        workflow_id: id.to_string(),
-        last_time: Some(time_to_pb(time)),
-    };
-    pb::Usage {
-        name: name.to_string(),
-        last_time: usage.last().map(time_to_pb),
-        workflows: usage.workflows().map(workflow).collect(),
-    }
-    .encode_to_vec()
-}
-
-/// Usage from the bytes under `u/name` or `w/name`.
-///
-/// # Errors
-/// [`StoreError::Malformed`] also if the record is of another name.
-pub fn decode_usage(name: &SecretName, bytes: &[u8]) -> Result<Usage, StoreError> {
-    let decode = || {
-        let record = pb::Usage::decode(bytes).ok().filter(|record| record.name == name.as_str())?;
-        let mut usage = Usage::default();
-        usage.add(None, time_from_pb(record.last_time?)?);
-        for pb::WorkflowUsage { workflow_id, last_time } in record.workflows {
-            usage.add(Some(&WorkflowId::parse(&workflow_id).ok()?), time_from_pb(last_time?)?);
-        }
-        Some(usage)
-    };
-    decode().ok_or(USAGE)
 }
 
 fn metadata_to_pb(secret: &SecretMetadata) -> pb::SecretMetadata {
@@ -369,47 +297,12 @@ mod tests {
             create_time: Timestamp::new(9, 0).expect("in range"),
         };
         assert!(decode_data_key(&encode_data_key(&key)) == Ok(key));
-
-        let held_by = Some(Holding {
-            caller: CallerId::parse("spiffe://td/x").expect("caller"),
-            holder: LeaseHolder::parse("pod-1:7").expect("holder"),
-        });
-        for held_by in [held_by, None] {
-            let lease = lease(held_by);
-            assert_eq!(decode_lease(&lease.name, &encode_lease(&lease)), Ok(lease));
-        }
-        let name = SecretName::parse("STRIPE_KEY").expect("name");
-        assert_eq!(decode_usage(&name, &encode_usage(&name, &usage())), Ok(usage()));
-    }
-
-    fn usage() -> Usage {
-        let time = |seconds| Timestamp::new(seconds, 7).expect("in range");
-        let mut usage = Usage::default();
-        for (id, seconds) in [("wf 1", 5), ("wf-2", 3)] {
-            usage.add(Some(&WorkflowId::parse(id).expect("an id")), time(seconds));
-        }
-        usage.add(None, time(9));
-        usage
-    }
-
-    fn lease(held_by: Option<Holding>) -> RefreshLease {
-        RefreshLease {
-            name: SecretName::parse("STRIPE_KEY").expect("name"),
-            uid: SecretUid::random(),
-            version: 3,
-            token: FencingToken::first(),
-            held_by,
-            expire_time: Timestamp::new(9, 7).expect("in range"),
-        }
     }
 
     #[test]
     fn a_record_under_another_name_is_refused() {
         let other = SecretName::parse("OTHER").expect("name");
         assert_eq!(decode_metadata(&other, &encode_metadata(&secret())), Err(METADATA));
-        assert_eq!(decode_lease(&other, &encode_lease(&lease(None))), Err(LEASE));
-        let usage = encode_usage(&secret().name, &usage());
-        assert_eq!(decode_usage(&other, &usage), Err(USAGE));
     }
 
     #[test]
@@ -421,7 +314,5 @@ mod tests {
         }
         assert!(decode_data_key(&[]).is_err());
         assert!(decode_request(&[]).is_err());
-        assert!(decode_lease(&secret.name, &[]).is_err());
-        assert!(decode_usage(&secret.name, &[]).is_err());
     }
 }

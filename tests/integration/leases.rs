@@ -18,12 +18,12 @@ use workflow_secrets::{
         AcquireRefreshLease, Credential, Credentials, DeleteSecret, Error, ExpiryChange, Lease,
         ReleaseRefreshLease, ResolveSecrets, SecretView, Secrets, UpdateSecret,
     },
-    store::{Key, Store},
+    store::{Key, Record, Store},
 };
 
 use super::{
     on_engines::{caller, create, name, on_both_engines, plaintext, secrets, workspace},
-    support::manual_clock::ManualClock,
+    support::{manual_clock::ManualClock, memory_store::MemoryStore},
 };
 
 const TTL: Duration = Duration::from_secs(30);
@@ -312,6 +312,38 @@ async fn a_repeated_update_is_answered_again(store: Arc<dyn Store>, clock: Arc<M
     // The token is part of what makes two requests the same.
     assert_eq!(call(token.next(), "token-1").await.err(), Some(Error::RequestIdReused));
     assert_eq!(value(&secrets).await, ("token-1".to_owned(), 2));
+}
+
+#[tokio::test]
+async fn who_is_overtaken_on_the_way_to_the_store_stores_nothing() {
+    let (store, clock) = (Arc::new(MemoryStore::default()), Arc::new(ManualClock::default()));
+    let secrets = secrets(store.clone(), clock.clone());
+    create(&secrets, "OAUTH", Some("google_sheets")).await.unwrap();
+    let key = Key::lease(&name("OAUTH"));
+    let newest = || store.records(&workspace())[&key].clone();
+    let late = acquire(&secrets, "late").await.unwrap().fencing_token;
+    let first = newest();
+    clock.advance(TTL);
+    let next = acquire(&secrets, "next").await.unwrap().fencing_token;
+    let second = newest();
+    let back = |record: &Record| store.set(&workspace(), key.clone(), Some(record.clone()));
+
+    // The lease was still the newest when it was looked at.
+    back(&first);
+    store.overtake(key.clone(), second.clone());
+    assert_eq!(write(&secrets, "stale", Some(late)).await.err(), Some(Error::LeaseLost));
+    assert_eq!(value(&secrets).await, ("token-0".to_owned(), 1));
+    // It was free when it was looked at.
+    back(&first);
+    store.overtake(key.clone(), second.clone());
+    assert!(matches!(acquire(&secrets, "other").await, Err(Error::LeaseHeld { .. })));
+    assert!(newest() == second);
+    // Whose it is does not go with a lease that was given back too late.
+    back(&first);
+    store.overtake(key.clone(), second.clone());
+    assert_eq!(release(&secrets, late).await, Ok(()));
+    assert!(newest() == second);
+    assert!(write(&secrets, "token-1", Some(next)).await.is_ok());
 }
 
 async fn fifty_refreshers_make_one_refresh(store: Arc<dyn Store>, clock: Arc<ManualClock>) {

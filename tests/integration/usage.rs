@@ -398,6 +398,35 @@ async fn what_the_store_does_not_take_is_written_later() {
 }
 
 #[tokio::test]
+async fn who_is_overtaken_looks_again() {
+    let (store, clock) = (Arc::new(MemoryStore::default()), Arc::new(ManualClock::default()));
+    let secrets = secrets(store.clone(), clock.clone());
+    create(&secrets, "A", None).await.unwrap();
+    let record_of = |key: Key| store.records(&workspace())[&key].clone();
+    let (used, secret) = (Key::usage(&name("A")), Key::metadata(&name("A")));
+    let first = pause(&clock);
+    resolve(&secrets, &["A"], "wf-1").await.unwrap();
+    secrets.write_usage().await;
+    let written = record_of(used.clone());
+    // Another replica writes the usage; then somebody creates the secret.
+    store.set(&workspace(), used.clone(), None);
+    let second = pause(&clock);
+    resolve(&secrets, &["A"], "wf-2").await.unwrap();
+    store.overtake(used.clone(), written);
+    secrets.write_usage().await;
+    assert_eq!(workflows(&of(&secrets, "A").await), [("wf-1", first), ("wf-2", second)]);
+
+    let metadata = record_of(secret.clone());
+    store.set(&workspace(), secret.clone(), None);
+    store.set(&workspace(), used.clone(), None);
+    assert!(resolve(&secrets, &["A"], "wf-3").await.is_err());
+    store.overtake(secret, metadata);
+    secrets.write_usage().await;
+    assert!(store.records(&workspace()).contains_key(&used));
+    assert!(!store.records(&workspace()).contains_key(&Key::wanted(&name("A"))));
+}
+
+#[tokio::test]
 async fn a_broken_record_hides_no_secret_and_is_replaced() {
     let (store, clock) = (Arc::new(MemoryStore::default()), Arc::new(ManualClock::default()));
     let secrets = secrets(store.clone(), clock.clone());

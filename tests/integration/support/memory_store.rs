@@ -26,6 +26,7 @@ pub(crate) struct MemoryStore {
     reads: AtomicUsize,
     read_fault: Mutex<Option<StoreError>>,
     commit_fault: Mutex<Option<(StoreError, bool)>>,
+    overtaking: Mutex<Option<(Key, Record)>>,
 }
 
 impl MemoryStore {
@@ -58,6 +59,11 @@ impl MemoryStore {
     /// same.
     pub(crate) fn fail_commit(&self, error: StoreError, done: bool) {
         *self.commit_fault.lock().unwrap() = Some((error, done));
+    }
+
+    /// Somebody puts this record just before the next commit that writes.
+    pub(crate) fn overtake(&self, key: Key, record: Record) {
+        *self.overtaking.lock().unwrap() = Some((key, record));
     }
 
     fn carry_out(&self, workspace: &WorkspaceId, batch: Batch) -> Commit {
@@ -129,6 +135,9 @@ impl Store for MemoryStore {
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
         let writes = batch.operations.iter().any(|operation| operation.write != Write::Nothing);
+        if let Some((key, record)) = self.overtaking.lock().unwrap().take_if(|_| writes) {
+            self.set(workspace, key, Some(record));
+        }
         let fault = self.commit_fault.lock().unwrap().take_if(|_| writes);
         match fault {
             None => Ok(self.carry_out(workspace, batch)),
