@@ -34,6 +34,7 @@ mod kms_moto;
 mod leases;
 mod lifecycle;
 mod listing;
+mod memory;
 mod on_engines;
 mod operations;
 mod prepare;
