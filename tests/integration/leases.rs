@@ -28,6 +28,9 @@ use super::{
 
 const TTL: Duration = Duration::from_secs(30);
 
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 on_both_engines! {
     others_wait_and_are_told_for_whom
     a_holder_that_comes_late_does_not_overwrite
@@ -375,7 +378,8 @@ async fn fifty_refreshers_make_one_refresh(store: Arc<dyn Store>, clock: Arc<Man
                 }
             });
         }
-        refreshers.join_all().await;
+        // Whoever waits in vain fails.
+        tokio::time::timeout(PATIENCE, refreshers.join_all()).await.unwrap();
         assert_eq!(refreshes.load(Ordering::SeqCst), round);
         assert_eq!(value(&secrets).await, (format!("token-{round}"), round + 1));
     }

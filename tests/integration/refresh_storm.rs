@@ -27,6 +27,9 @@ const REFRESHERS: usize = 50;
 /// Long enough for a holder on a busy machine, short enough to wait for.
 const TTL: i64 = 4;
 
+/// Far longer than a round takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// An OAuth provider that rotates refresh tokens and destroys the grant when an
 /// old one is used again.
 #[derive(Default)]
@@ -202,9 +205,8 @@ async fn each_expiry_costs_one_refresh_whoever_is_killed() {
             tokio::time::sleep(Duration::from_millis(50)).await;
             replicas[0].kill9();
         }
-        let killed: Vec<_> = refreshers
-            .join_all()
-            .await
+        let ended = tokio::time::timeout(PATIENCE, refreshers.join_all()).await.expect("an end");
+        let killed: Vec<_> = ended
             .into_iter()
             .filter_map(|ended| match ended {
                 Ended::Refreshed => None,
