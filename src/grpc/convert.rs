@@ -10,12 +10,15 @@ pub(super) use self::lifecycle::{list_versions, rollback, undelete, versions};
 use super::proto;
 use crate::{
     domain::{
-        Alias, ConnectionId, Description, Etag, Integration, ManagedBy, Owner, Plaintext, Refusal,
-        RequestId, RunId, SecretName, Timestamp, WorkflowId, WorkspaceId,
+        Alias, ConnectionId, Description, Etag, FencingToken, Integration, LeaseHolder, LeaseTtl,
+        ManagedBy, Owner, Plaintext, Refusal, RequestId, RunId, SecretName, Timestamp, WorkflowId,
+        WorkspaceId,
     },
     service::{
-        CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, FieldViolation,
-        GetSecret, ListSecrets, Page, PageSize, ResolveSecrets, Resolved, SecretView, UpdateSecret,
+        AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error,
+        ExpiryChange, FieldViolation, GetSecret, Lease, ListSecretUsage, ListSecrets, Page,
+        PageSize, ReleaseRefreshLease, ResolveSecrets, Resolved, SecretUsage, SecretView,
+        UpdateSecret, UsagePage,
     },
 };
 
@@ -77,9 +80,12 @@ impl Faults {
                 ("", name) => name.as_ref().map(Alias::from),
                 (alias, _) => self.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
             };
-            let version = Some(credential.version).filter(|version| *version > 0);
-            let both = secret.zip(alias);
-            credentials.extend(both.map(|(secret, alias)| Credential { secret, alias, version }));
+            let version = pinned(credential.version);
+            credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential {
+                secret,
+                alias,
+                version,
+            }));
         }
         credentials
     }
@@ -106,6 +112,11 @@ fn value(faults: &mut Faults, text: String) -> Result<Option<Plaintext>, Error> 
 
 fn etag(text: &str) -> Option<Etag> {
     (!text.is_empty()).then(|| Etag::received(text))
+}
+
+/// A version that a credential names; 0 stands for the current one.
+pub(super) fn pinned(version: u64) -> Option<u64> {
+    Some(version).filter(|version| *version > 0)
 }
 
 pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSecret, Error> {
@@ -167,6 +178,11 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
     {
         return Err(Error::field("value", "must be present unless description or expire_time is"));
     }
+    let fencing_token = message.fencing_token.map(FencingToken::parse);
+    let fencing_token = fencing_token.and_then(|token| faults.check("fencing_token", token));
+    if faults.0.is_empty() && fencing_token.is_some() && value.is_none() {
+        return Err(Error::field("fencing_token", "must come with a new value"));
+    }
     let (etag, allow_missing) = (etag(&message.etag), message.allow_missing);
     let validate_only = message.validate_only;
     let request = workspace.zip(name).map(|(workspace, name)| UpdateSecret {
@@ -176,6 +192,7 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         description,
         expiry,
         etag,
+        fencing_token,
         allow_missing,
         owner,
         request_id,
@@ -200,6 +217,44 @@ pub(super) fn delete(message: proto::DeleteSecretRequest) -> Result<DeleteSecret
     faults.finish(request)
 }
 
+pub(super) fn acquire_lease(
+    message: proto::AcquireRefreshLeaseRequest,
+) -> Result<AcquireRefreshLease, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let holder = faults.check("holder", LeaseHolder::parse(&message.holder));
+    let ttl = match message.ttl {
+        None => Some(LeaseTtl::default()),
+        Some(ttl) => faults.check("ttl", LeaseTtl::parse(ttl.seconds, ttl.nanos)),
+    };
+    let etag = etag(&message.etag);
+    let request = || {
+        Some(AcquireRefreshLease {
+            workspace: workspace?,
+            name: name?,
+            holder: holder?,
+            ttl: ttl?,
+            etag,
+        })
+    };
+    let request = request();
+    faults.finish(request)
+}
+
+pub(super) fn release_lease(
+    message: proto::ReleaseRefreshLeaseRequest,
+) -> Result<ReleaseRefreshLease, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let token = faults.check("fencing_token", FencingToken::parse(message.fencing_token));
+    let request =
+        || Some(ReleaseRefreshLease { workspace: workspace?, name: name?, fencing_token: token? });
+    let request = request();
+    faults.finish(request)
+}
+
 pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Error> {
     let mut faults = Faults::default();
     let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
@@ -210,6 +265,20 @@ pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Er
         page_token: message.page_token,
         show_system_managed: message.show_system_managed,
         show_deleted: message.show_deleted,
+    });
+    faults.finish(request)
+}
+
+pub(super) fn list_usage(message: proto::ListSecretUsageRequest) -> Result<ListSecretUsage, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.optional("name", &message.name, SecretName::parse);
+    let page_size = faults.check("page_size", PageSize::parse(message.page_size));
+    let request = workspace.zip(page_size).map(|(workspace, page_size)| ListSecretUsage {
+        workspace,
+        name,
+        page_size,
+        page_token: message.page_token,
     });
     faults.finish(request)
 }
@@ -227,7 +296,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
 }
 
 pub(super) fn secret(view: SecretView) -> proto::Secret {
-    let SecretView { workspace, metadata, etag, deletion } = view;
+    let SecretView { workspace, metadata, etag, deletion, last_resolve_time } = view;
     let (managed_by, owner) = match metadata.managed_by {
         ManagedBy::User => (proto::ManagedBy::User, None),
         ManagedBy::System(owner) => (
@@ -255,6 +324,34 @@ pub(super) fn secret(view: SecretView) -> proto::Secret {
         updated_by: metadata.updated_by,
         delete_time: deletion.map(|(delete_time, _)| timestamp(delete_time)),
         purge_time: deletion.map(|(_, purge_time)| timestamp(purge_time)),
+        last_resolve_time: last_resolve_time.map(timestamp),
+    }
+}
+
+pub(super) fn lease(lease: Lease) -> proto::RefreshLease {
+    proto::RefreshLease {
+        fencing_token: lease.fencing_token.as_u64(),
+        expire_time: Some(timestamp(lease.expire_time)),
+        secret: Some(secret(lease.secret)),
+    }
+}
+
+pub(super) fn usage_page(page: UsagePage) -> proto::ListSecretUsageResponse {
+    let entry = |SecretUsage { name, missing, usage }: SecretUsage| {
+        let workflow = |(id, time): (&WorkflowId, _)| proto::WorkflowUsage {
+            workflow_id: id.to_string(),
+            last_resolve_time: Some(timestamp(time)),
+        };
+        proto::SecretUsage {
+            name: name.to_string(),
+            missing,
+            last_resolve_time: usage.last().map(timestamp),
+            workflows: usage.workflows().map(workflow).collect(),
+        }
+    };
+    proto::ListSecretUsageResponse {
+        usages: page.usages.into_iter().map(entry).collect(),
+        next_page_token: page.next_page_token,
     }
 }
 

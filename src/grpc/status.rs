@@ -163,6 +163,20 @@ fn describe(
         Error::ConcurrentUpdate => {
             text(Code::Aborted, "lost a race against other changes; nothing was done: retry")
         }
+        Error::LeaseHeld { holder, until, .. } => {
+            metadata.insert("holder".into(), holder.to_string());
+            metadata.insert("expire_time".into(), until.to_string());
+            let message = format!(
+                "{holder} holds the refresh lease until {until}: wait, then look whether the \
+                 secret was refreshed"
+            );
+            (Code::Aborted, message)
+        }
+        Error::LeaseLost => text(
+            Code::Aborted,
+            "the lease has ended or another is newer; nothing was stored: get the secret again, \
+             then decide",
+        ),
         Error::RequestIdReused => text(
             Code::InvalidArgument,
             "the request_id was used for another request within 24 hours: use a new one",

@@ -9,6 +9,7 @@ use super::{
     ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
     audit::{Action, AuditEvent},
     idempotency::Parts,
+    lease::StoredLease,
 };
 use crate::{
     domain::{ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, WorkspaceId},
@@ -24,7 +25,7 @@ use crate::{
 const MAX_CHANGES: usize = 4_000;
 
 /// Attempts before a lost race is told to a caller that sent no etag.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 /// What a change left behind.
 pub(super) enum Changed {
@@ -53,6 +54,7 @@ pub(super) struct Snapshot {
     pub(super) stored: Option<Stored>,
     pub(super) value: Option<Record>,
     pub(super) active: Option<ActiveKey>,
+    pub(super) lease: Option<StoredLease>,
 }
 
 /// One kind of change.
@@ -66,6 +68,10 @@ pub(super) trait Change: Send + Sync + 'static {
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a>;
     /// Whether the sealed value has to be read too.
     fn needs_value(&self) -> bool;
+    /// Whether the newest lease has to be read too.
+    fn needs_lease(&self) -> bool {
+        false
+    }
     /// Whether the caller may try at all; told before anything is looked up.
     fn authorize(&self, grants: &Grants) -> Result<(), Error>;
     /// Decides and commits; [`Error::ConcurrentUpdate`] after a lost race.
@@ -102,19 +108,36 @@ impl Secrets {
         let secrets = Arc::clone(self);
         let work = async move {
             let (event, outcome) = work.await;
-            let audited = secrets.audited(vec![event.clone()], outcome).await;
-            if event.outcome == "ok" && audited.is_err() {
-                // Between the look at the stream and the commit it broke: what
-                // was done must be told somewhere.
-                tracing::error!(?event, "CHANGE MADE, AUDIT LINE NOT WRITTEN");
-            }
-            audited
+            secrets.audited_change(event, outcome).await
         };
+        self.in_task(work).await
+    }
+
+    /// Goes on if the caller gives up; shutdown waits for it.
+    pub(super) async fn in_task<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
         if self.changes.len() >= MAX_CHANGES {
             return Err(Error::Overloaded);
         }
         let task = self.changes.spawn(work.in_current_span());
         task.await.unwrap_or(Err(Error::Internal("the change ended early")))
+    }
+
+    /// As [`Secrets::audited`], for what may have changed something.
+    pub(super) async fn audited_change<T>(
+        &self,
+        event: AuditEvent,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let audited = self.audited(vec![event.clone()], outcome).await;
+        if event.outcome == "ok" && audited.is_err() {
+            // Between the look at the stream and the commit it broke: what was
+            // done must be told somewhere.
+            tracing::error!(?event, "CHANGE MADE, AUDIT LINE NOT WRITTEN");
+        }
+        audited
     }
 
     async fn attempts<C: Change>(
@@ -147,20 +170,16 @@ impl Secrets {
 
     async fn snapshot(&self, change: &impl Change) -> Result<Snapshot, Error> {
         let (workspace, name) = (change.workspace(), change.name());
-        let metadata = Key::metadata(name);
-        let (metadata, active, value) = if change.needs_value() {
-            let keys = [metadata, Key::active_data_key(), Key::value(name)];
-            let [metadata, active, value] = self.read(workspace, keys).await?;
-            (metadata, active, value)
-        } else {
-            let [metadata, active] =
-                self.read(workspace, [metadata, Key::active_data_key()]).await?;
-            (metadata, active, None)
-        };
+        let mut keys = vec![Key::metadata(name), Key::active_data_key()];
+        keys.extend(change.needs_value().then(|| Key::value(name)));
+        keys.extend(change.needs_lease().then(|| Key::lease(name)));
+        let mut records = self.store.read(workspace, &keys).await?.into_iter();
+        let mut next = || records.next().flatten();
         Ok(Snapshot {
-            stored: Stored::decode(name, metadata)?,
-            value,
-            active: ActiveKey::decode(active)?,
+            stored: Stored::decode(name, next())?,
+            active: ActiveKey::decode(next())?,
+            value: change.needs_value().then(&mut next).flatten(),
+            lease: StoredLease::decode(name, change.needs_lease().then(next).flatten())?,
         })
     }
 

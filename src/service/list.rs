@@ -19,6 +19,10 @@ impl PageSize {
     const DEFAULT: usize = 50;
     const MAX: usize = 1_000;
 
+    pub(super) fn get(self) -> usize {
+        self.0
+    }
+
     /// 0 means 50, more than 1,000 means 1,000 (AIP-158).
     ///
     /// # Errors
@@ -60,7 +64,7 @@ const STEP: usize = 500;
 
 /// Bytes from which a page ends early, so that it fits the 4 MiB that gRPC
 /// clients accept unless told otherwise.
-const PAGE_BYTES: usize = 3 * 1024 * 1024;
+pub(super) const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// Bytes that one secret may take in an answer besides its free texts: names,
 /// ids and times at their longest, and their tags.
@@ -85,7 +89,8 @@ impl Secrets {
             return Err(Error::NotGranted);
         }
         let now = self.clock.now();
-        let mut after = request.start(caller)?;
+        let arguments = request.arguments(caller);
+        let mut after = page_start(&arguments, &request.page_token, Place::parse)?;
         let mut secrets: Vec<SecretView> = Vec::new();
         let mut bytes = 0;
         // One more than needed tells whether there is a next page.
@@ -101,9 +106,9 @@ impl Secrets {
                 }
                 if secrets.len() == *size || bytes >= PAGE_BYTES {
                     // The last one shown: a name passed over is told to nobody.
-                    let last = secrets.last().map(Place::of);
-                    let next_page_token = request.token(caller, last);
-                    return Ok(Page { secrets, next_page_token });
+                    let last = secrets.last().map(|view| Place::of(view).0);
+                    let next_page_token = page_token(&arguments, last.as_deref());
+                    return self.with_usage(workspace, secrets, next_page_token).await;
                 }
                 let SecretMetadata { description, created_by, updated_by, .. } = &view.metadata;
                 let texts = [description.as_str(), created_by, updated_by];
@@ -115,7 +120,7 @@ impl Secrets {
                     // Nothing is there: perhaps because it was destroyed.
                     let [] = self.read(workspace, []).await?;
                 }
-                return Ok(Page { secrets, next_page_token: String::new() });
+                return self.with_usage(workspace, secrets, String::new()).await;
             }
             limit = STEP;
         }
@@ -158,6 +163,22 @@ impl Secrets {
             found.retain(|place, _| *place <= last);
         }
         Ok((found, exhausted))
+    }
+}
+
+impl Secrets {
+    /// A page, complete with what lies elsewhere: one more read.
+    async fn with_usage(
+        &self,
+        workspace: &WorkspaceId,
+        secrets: Vec<SecretView>,
+        next_page_token: String,
+    ) -> Result<Page, Error> {
+        let keys: Vec<_> = secrets.iter().map(|view| Key::usage(&view.metadata.name)).collect();
+        let usages = self.store.read(workspace, &keys).await?;
+        let secrets =
+            secrets.into_iter().zip(usages).map(|(view, usage)| view.used(usage.as_ref()));
+        Ok(Page { secrets: secrets.collect(), next_page_token })
     }
 }
 
@@ -206,37 +227,33 @@ impl ListSecrets {
     /// Ties a token to the caller and the other arguments, so that it cannot
     /// be carried into another listing by mistake. It grants nothing: every
     /// call is authorized on its own.
-    fn seal_of_arguments(&self, caller: &Caller) -> String {
+    fn arguments<'a>(&'a self, caller: &'a Caller) -> [&'a str; 5] {
         let shown = if self.show_system_managed { "all" } else { "user" };
-        let mut parts = vec![
-            b"ListSecrets".as_slice(),
-            caller.id.as_str().as_bytes(),
-            self.workspace.as_str().as_bytes(),
-            shown.as_bytes(),
-        ];
-        if self.show_deleted {
-            parts.push(b"deleted");
-        }
-        let digest = envelope::digest(&parts);
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let deleted = if self.show_deleted { "deleted" } else { "" };
+        ["ListSecrets", caller.id.as_str(), self.workspace.as_str(), shown, deleted]
     }
+}
 
-    fn token(&self, caller: &Caller, after: Option<Place>) -> String {
-        after.map_or_else(String::new, |after| {
-            format!("{}{}", self.seal_of_arguments(caller), after.0)
-        })
-    }
+fn seal(arguments: &[&str]) -> String {
+    let arguments: Vec<_> = arguments.iter().map(|text| text.as_bytes()).collect();
+    envelope::digest(&arguments).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
 
-    fn start(&self, caller: &Caller) -> Result<Option<Place>, Error> {
-        if self.page_token.is_empty() {
-            return Ok(None);
-        }
-        self.page_token
-            .strip_prefix(&self.seal_of_arguments(caller))
-            .and_then(Place::parse)
-            .map(Some)
-            .ok_or_else(|| {
-                Error::field("page_token", "must come from the call before, all else unchanged")
-            })
+/// The token of the page after this place, for a listing by these arguments.
+pub(super) fn page_token(arguments: &[&str], after: Option<&str>) -> String {
+    after.map_or_else(String::new, |after| format!("{}{after}", seal(arguments)))
+}
+
+/// The place after which the page of a token starts.
+pub(super) fn page_start<P>(
+    arguments: &[&str],
+    token: &str,
+    parse: impl FnOnce(&str) -> Option<P>,
+) -> Result<Option<P>, Error> {
+    if token.is_empty() {
+        return Ok(None);
     }
+    token.strip_prefix(&seal(arguments)).and_then(parse).map(Some).ok_or_else(|| {
+        Error::field("page_token", "must come from the call before, all else unchanged")
+    })
 }

@@ -14,7 +14,9 @@ mod error;
 mod get;
 mod idempotency;
 mod keys;
+mod lease;
 mod list;
+mod list_usage;
 mod matchers;
 mod open;
 mod prepare;
@@ -27,6 +29,7 @@ mod resolve;
 mod rollback;
 mod undelete;
 mod update;
+mod usage;
 mod versions;
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
@@ -46,7 +49,9 @@ pub use keys::{
     RewrapDataKeys, RewrapFailure, Rewrapped, RotateDataKey, Rotation, ShredWorkspace,
     ShreddedWorkspace, Steps, WorkspaceKeys,
 };
+pub use lease::{AcquireRefreshLease, Lease, ReleaseRefreshLease};
 pub use list::{ListSecrets, Page, PageSize};
+pub use list_usage::{ListSecretUsage, SecretUsage, UsagePage};
 pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
 pub use redact::{OpenRedaction, Redaction, Tally};
 pub use references::MAX_REFERENCES;
@@ -62,6 +67,7 @@ use self::{
     audit::{Action, AuditEvent, AuditLog},
     matchers::Matchers,
     rates::Rates,
+    usage::UsageLog,
 };
 use crate::{
     domain::{
@@ -130,6 +136,7 @@ pub struct Secrets {
     limits: Limits,
     rates: Rates,
     matchers: Matchers,
+    usage: UsageLog,
     /// Changes and streams under way. They go on when their caller hangs up;
     /// shutdown waits for them.
     pub changes: TaskTracker,
@@ -148,22 +155,44 @@ pub struct SecretView {
     pub etag: Option<Etag>,
     /// When it was deleted, and when it will be gone for good.
     pub deletion: Option<(Timestamp, Timestamp)>,
+    /// When a run last asked for it; told by Get and List only.
+    pub last_resolve_time: Option<Timestamp>,
 }
 
 impl SecretView {
     fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
         let etag = Some(Etag::of(metadata.uid, revision));
-        Self { workspace: workspace.clone(), metadata, etag, deletion: None }
+        Self {
+            workspace: workspace.clone(),
+            metadata,
+            etag,
+            deletion: None,
+            last_resolve_time: None,
+        }
     }
 
     fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
-        Self { workspace: workspace.clone(), metadata, etag: None, deletion: None }
+        Self {
+            workspace: workspace.clone(),
+            metadata,
+            etag: None,
+            deletion: None,
+            last_resolve_time: None,
+        }
     }
 
     fn deleted(workspace: &WorkspaceId, deleted: Deleted) -> Self {
         let Deleted { secret, revision } = deleted;
         let deletion = Some((secret.delete_time, secret.purge_time));
         Self { deletion, ..Self::stored(workspace, secret.metadata, revision) }
+    }
+
+    /// With its usage. What was before its creation was of another secret of
+    /// this name.
+    fn used(mut self, usage: Option<&Record>) -> Self {
+        let usage = usage::stored_usage(&self.metadata.name, usage, None);
+        self.last_resolve_time = usage.last().filter(|time| *time >= self.metadata.create_time);
+        self
     }
 }
 
@@ -216,6 +245,7 @@ impl Secrets {
         Self {
             rates: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
+            usage: UsageLog::default(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
             store,
@@ -226,6 +256,12 @@ impl Secrets {
             environment,
             limits,
         }
+    }
+
+    /// The same, but nobody is told who uses what.
+    #[must_use]
+    pub fn without_usage(self) -> Self {
+        Self { usage: UsageLog::off(), ..self }
     }
 
     /// Whether the store can be used now.

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Cause, Credential, Error, FieldViolation, Unresolved, open::Opened};
+use super::{
+    Cause, Credential, Error, FieldViolation, Unresolved,
+    open::{Opened, Versions},
+};
 use crate::{
     domain::SecretName,
     template::{Location, Template},
@@ -54,6 +57,7 @@ pub(super) fn unresolved(
     template: &Template,
     credentials: &[Credential],
     opened: &BTreeMap<&SecretName, Opened>,
+    versions: &Versions<'_>,
 ) -> Vec<Unresolved> {
     let mut found = Vec::new();
     let mut note = |name: Option<&SecretName>, cause: Cause, place: &dyn Fn() -> String| {
@@ -71,8 +75,10 @@ pub(super) fn unresolved(
             note(name, cause, &|| location.place().to_string());
         }
     }
-    for (index, Credential { secret, .. }) in credentials.iter().enumerate() {
-        if let Some(cause) = cause(Some(secret)) {
+    for (index, Credential { secret, version, .. }) in credentials.iter().enumerate() {
+        let pinned = version.and_then(|version| versions.get(&(secret, version)));
+        let pinned = pinned.and_then(|version| version.as_ref().err().cloned());
+        if let Some(cause) = cause(Some(secret)).or(pinned) {
             note(Some(secret), cause, &|| credential_place(index));
         }
     }

@@ -140,6 +140,8 @@ impl Secrets {
         let credentials = &request.credentials.0;
         let names = credentials.iter().map(|credential| &credential.secret).collect();
         let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
+        let (names, workflow) = (opened.keys().copied(), request.workflow_id.as_ref());
+        self.usage.asked(workspace, names, workflow, self.clock.now());
         let mut unresolved = Vec::new();
         let mut refuse = |name: &SecretName, cause| {
             unresolved.push(Unresolved { name: Some(name.clone()), cause, place: None });

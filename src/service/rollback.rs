@@ -90,7 +90,7 @@ impl Change for RollbackSecret {
         snapshot: Snapshot,
     ) -> Result<Changed, Error> {
         let grants = secrets.grants(caller, &self.workspace);
-        let Snapshot { stored, value, active } = snapshot;
+        let Snapshot { stored, value, active, .. } = snapshot;
         let Some(stored) = stored else {
             return Err(secrets.not_found(&grants, &self.workspace, &self.name).await);
         };

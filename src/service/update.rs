@@ -8,12 +8,12 @@ use super::{
     change::{Change, Changed, Snapshot, may_change, put_metadata, remember},
     create::Insert,
     idempotency::Parts,
-    in_future, keys, principal,
+    in_future, keys, lease, principal,
 };
 use crate::{
     domain::{
-        Description, Etag, ManagedBy, Owner, Plaintext, RequestId, SecretMetadata, SecretName,
-        Timestamp, WorkspaceId,
+        Description, Etag, FencingToken, ManagedBy, Owner, Plaintext, RequestId, SecretMetadata,
+        SecretName, Timestamp, WorkspaceId,
     },
     envelope::Payload,
     store::{Batch, Expect, Operation},
@@ -54,6 +54,8 @@ pub struct UpdateSecret {
     pub expiry: ExpiryChange,
     /// Change only this state of it.
     pub etag: Option<Etag>,
+    /// Change it only while this is its newest lease.
+    pub fencing_token: Option<FencingToken>,
     /// Create it if it does not exist.
     pub allow_missing: bool,
     /// Owner of the secret to create; never changes one.
@@ -69,9 +71,9 @@ impl Secrets {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::EtagMismatch`],
-    /// [`Error::ConcurrentUpdate`], [`Error::SystemManaged`],
-    /// [`Error::UserManaged`], [`Error::RequestIdReused`] and those of every
-    /// call.
+    /// [`Error::LeaseLost`], [`Error::ConcurrentUpdate`],
+    /// [`Error::SystemManaged`], [`Error::UserManaged`],
+    /// [`Error::RequestIdReused`] and those of every call.
     pub async fn update(
         self: &Arc<Self>,
         caller: &Caller,
@@ -124,11 +126,16 @@ impl Change for UpdateSecret {
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
             .flag(self.allow_missing)
             .owner(self.owner.as_ref())
+            .number(self.fencing_token.map_or(0, FencingToken::as_u64))
     }
 
     fn needs_value(&self) -> bool {
         // What is replaced is opened or kept.
         self.seals()
+    }
+
+    fn needs_lease(&self) -> bool {
+        self.fencing_token.is_some()
     }
 
     fn authorize(&self, grants: &Grants) -> Result<(), Error> {
@@ -146,13 +153,15 @@ impl Change for UpdateSecret {
         snapshot: Snapshot,
     ) -> Result<Changed, Error> {
         let grants = secrets.grants(caller, &self.workspace);
-        let Snapshot { stored, value, active } = snapshot;
+        let Snapshot { stored, value, active, lease } = snapshot;
         let Some(stored) = stored else {
             return self.create_missing(secrets, caller, &grants, active).await;
         };
         may_change(&grants, &stored.metadata.managed_by)?;
         self.check_terms(&stored)?;
         stored.check_etag(self.etag.as_ref())?;
+        let lease = self.fencing_token.map(|token| lease::newest(token, &stored, lease.as_ref()));
+        let lease = lease.transpose()?;
 
         let now = secrets.clock.now();
         if let ExpiryChange::Set(time) = self.expiry {
@@ -164,7 +173,7 @@ impl Change for UpdateSecret {
             return Ok(Changed::Preview(metadata));
         }
 
-        let mut operations = vec![];
+        let mut operations = Vec::from_iter(lease);
         let mut fingerprint_key = None;
         if self.seals() {
             metadata.value_revision = revision;
@@ -240,10 +249,11 @@ impl UpdateSecret {
         if self.owner.is_some() && self.owner.as_ref() != current {
             return Err(Error::field("owner", "must be the secret's owner; it never changes"));
         }
-        if current.is_some() && self.etag.is_none() && !self.allow_missing {
+        let bound = self.etag.is_some() || self.fencing_token.is_some() || self.allow_missing;
+        if current.is_some() && !bound {
             return Err(Error::field(
                 "etag",
-                "is required for a system-managed secret unless allow_missing is set",
+                "is required for a system-managed secret unless fencing_token or allow_missing is set",
             ));
         }
         Ok(())
@@ -256,7 +266,7 @@ impl UpdateSecret {
         grants: &Grants,
         active: Option<ActiveKey>,
     ) -> Result<Changed, Error> {
-        if !self.allow_missing || self.etag.is_some() {
+        if !self.allow_missing || self.etag.is_some() || self.fencing_token.is_some() {
             return Err(secrets.not_found(grants, &self.workspace, &self.name).await);
         }
         let granted = match &self.owner {

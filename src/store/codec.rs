@@ -1,7 +1,10 @@
 //! Record codec: domain types to bytes at rest and back, checked both ways.
 
+mod bookkeeping;
+
 use prost::Message as _;
 
+pub use self::bookkeeping::{decode_lease, decode_usage, encode_lease, encode_usage};
 use super::{Key, StoreError};
 use crate::domain::{
     ConnectionId, DataKeyId, DeletedSecret, Description, EarlierVersion, Integration, ManagedBy,

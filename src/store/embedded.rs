@@ -400,7 +400,7 @@ fn apply(
         _ => workspaces.insert(workspace, after)?,
     };
 
-    if batch.changes() {
+    if batch.advances() {
         let mut revisions = transaction.open_table(REVISIONS)?;
         let last = revisions.get(workspace)?.map(|number| number.value());
         revisions.insert(workspace, last.unwrap_or_else(first_revision).saturating_add(1))?;

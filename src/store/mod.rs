@@ -26,6 +26,12 @@ impl Key {
     pub const DELETED: &'static str = "d/";
     /// Prefix of all data keys.
     pub const DATA_KEY: &'static str = "k/";
+    /// Prefix of all refresh leases.
+    pub const LEASE: &'static str = "l/";
+    /// Prefix of all usage of secrets.
+    pub const USAGE: &'static str = "u/";
+    /// Prefix of all usage of names without a secret.
+    pub const WANTED: &'static str = "w/";
 
     /// A secret's metadata.
     pub fn metadata(name: &SecretName) -> Self {
@@ -71,6 +77,21 @@ impl Key {
     /// Mark that a value sealed by this retired data key was put elsewhere.
     pub fn moved(id: DataKeyId) -> Self {
         Self(format!("p/{id}"))
+    }
+
+    /// The lease on the refresh of a secret.
+    pub fn lease(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::LEASE))
+    }
+
+    /// Who uses a secret.
+    pub fn usage(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::USAGE))
+    }
+
+    /// Who asks for a name under which there is no secret.
+    pub fn wanted(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::WANTED))
     }
 
     /// A key as the engine stored it.
@@ -167,12 +188,17 @@ pub struct Batch {
     /// Remembers the outcome under this id for 24 hours. If the id is known
     /// already, nothing is done and the remembered outcome comes back.
     pub request: Option<(RequestId, Vec<u8>)>,
+    /// Changes no secret: the workspace keeps its revision.
+    pub bookkeeping: bool,
+    /// No replica need confirm it: it would be no great loss.
+    pub hasty: bool,
 }
 
 impl Batch {
-    /// Whether it is meant to change a record.
-    fn changes(&self) -> bool {
-        self.operations.iter().any(|operation| operation.write != Write::Nothing)
+    /// Whether the workspace gets another revision.
+    fn advances(&self) -> bool {
+        let changes = |operation: &Operation| operation.write != Write::Nothing;
+        !self.bookkeeping && self.operations.iter().any(changes)
     }
 
     /// Engines refuse a batch in which a key stands twice.
@@ -269,7 +295,8 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
 
     /// Tells states of a workspace apart: greater after each batch that puts or
-    /// deletes, whoever commits it. `None` before the first. What was read after
+    /// deletes, bookkeeping apart, whoever commits it. `None` before the first.
+    /// What was read after
     /// the revision was, and is kept under it, may be used while the revision
     /// stays the same.
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError>;

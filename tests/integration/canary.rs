@@ -21,7 +21,8 @@ use std::{
 use prost::Message;
 use tonic::{Code, Response, Status};
 use workflow_secrets::grpc::proto::{
-    ListSecretVersionsRequest, RollbackSecretRequest, UndeleteSecretRequest,
+    AcquireRefreshLeaseRequest, ListSecretUsageRequest, ListSecretVersionsRequest, Owner,
+    ReleaseRefreshLeaseRequest, RollbackSecretRequest, UndeleteSecretRequest,
 };
 
 use super::support::{
@@ -274,6 +275,7 @@ async fn successes(stage: &mut Stage) {
         }
         stage.told.keep(people.get_secret(get(&workspace, "KEY")).await).unwrap();
         stage.told.keep(people.list_secrets(list(&workspace)).await).unwrap();
+        refreshed(stage, &workspace, canary).await;
         request.name = "GONE".to_owned();
         request.request_id.clear();
         stage.told.keep(people.create_secret(request).await).unwrap();
@@ -294,6 +296,46 @@ async fn successes(stage: &mut Stage) {
         let listed = stage.told.keep(people.list_secrets(deleted).await).unwrap();
         assert_eq!(listed.secrets.len(), 2);
     }
+}
+
+/// An OAuth token that is refreshed under a lease, and who uses secrets.
+async fn refreshed(stage: &mut Stage, workspace: &str, canary: &str) {
+    let mut sheets = stage.client("sheets").await;
+    let mut request = create(workspace, "OAUTH", canary);
+    request.owner =
+        Some(Owner { integration: "google_sheets".to_owned(), connection_id: "c".to_owned() });
+    stage.told.keep(sheets.create_secret(request).await).unwrap();
+    let acquire = AcquireRefreshLeaseRequest {
+        workspace: workspace.to_owned(),
+        name: "OAUTH".to_owned(),
+        holder: "pod-1".to_owned(),
+        ..Default::default()
+    };
+    let lease = stage.told.keep(sheets.acquire_refresh_lease(acquire).await).unwrap();
+    for outcome in [None, Some((Code::Aborted, "LEASE_LOST"))] {
+        let mut change = update(workspace, "OAUTH");
+        change.value = Some(CANARIES[2].to_owned());
+        change.fencing_token = Some(lease.fencing_token);
+        let updated = sheets.update_secret(change).await;
+        match outcome {
+            None => _ = stage.told.keep(updated).unwrap(),
+            Some((code, why)) => stage.told.refused(updated, code, why),
+        }
+    }
+    let release = ReleaseRefreshLeaseRequest {
+        workspace: workspace.to_owned(),
+        name: "OAUTH".to_owned(),
+        fencing_token: lease.fencing_token,
+    };
+    stage.told.keep(sheets.release_refresh_lease(release).await).unwrap();
+    stage.told.keep(sheets.delete_secret(delete(workspace, "OAUTH")).await).unwrap();
+    let usage = ListSecretUsageRequest {
+        workspace: workspace.to_owned(),
+        name: "KEY".to_owned(),
+        ..Default::default()
+    };
+    let mut operator = stage.client("operator").await;
+    stage.told.keep(operator.list_secret_usage(usage).await).unwrap();
 }
 
 fn versions(workspace: &str) -> ListSecretVersionsRequest {

@@ -36,7 +36,7 @@ const ADAPTERS: [(&str, &[&str]); 15] = [
     ("clap", &["config.rs", "config/", "main.rs"]),
     ("governor", &["service/rates.rs"]),
     ("hyper", &["grpc/", "probe.rs"]),
-    ("prost", &["grpc/", "store/codec.rs"]),
+    ("prost", &["grpc/", "store/codec.rs", "store/codec/"]),
     ("redb", &["store/embedded"]),
     ("redis", &["store/redis"]),
     ("tonic", &["grpc/", "probe.rs"]),

@@ -276,21 +276,24 @@ async fn reflection_and_health_are_open_to_all() {
 
     let methods = grpcurl.run(None, &[&format!("list {SERVICE}")], "").await;
     let names = [
+        "AcquireRefreshLease",
         "CheckReferences",
         "CreateSecret",
         "DeleteSecret",
         "GetSecret",
+        "ListSecretUsage",
         "ListSecretVersions",
         "ListSecrets",
         "PrepareTemplate",
         "Redact",
+        "ReleaseRefreshLease",
         "RenderTemplate",
         "ResolveSecrets",
         "RollbackSecret",
         "UndeleteSecret",
         "UpdateSecret",
     ];
-    let names = names.map(|name| format!("{SERVICE}.{name}"));
+    let names = names.map(|method| format!("{SERVICE}.{method}"));
     assert_eq!(methods.stdout.lines().collect::<Vec<_>>(), names);
     for (symbol, holds) in [
         (SERVICE, "rpc ResolveSecrets"),

@@ -52,6 +52,7 @@ impl Bench {
             description: None,
             expiry: ExpiryChange::Keep,
             etag: None,
+            fencing_token: None,
             allow_missing: false,
             owner: None,
             request_id: None,

@@ -218,6 +218,8 @@ async fn replicas_confirm_or_the_commit_says_so() {
         ..batch([put(meta("A"), None, rec(1, b"x"))])
     };
     let short = Some(StoreError::NotReplicated { acknowledged: 0, demanded: 1 });
+    let hasty = Batch { hasty: true, ..batch([put(meta("NOTE"), None, rec(1, b"x"))]) };
+    assert!(store.commit(&ws("w"), hasty).await == Ok(Commit::Done));
     assert_eq!(store.commit(&ws("w"), create.clone()).await.err(), short);
     // It was carried out all the same, and its replay is no better.
     assert!(get(&store, "w", &meta("A")).await.is_some());

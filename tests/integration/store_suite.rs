@@ -281,6 +281,11 @@ pub(crate) async fn a_quota_counts_one_kind(store: S) {
 
 pub(crate) async fn each_change_has_a_greater_revision(store: S) {
     let revision = async |workspace| store.revision(&ws(workspace)).await.unwrap();
+    let kept = |one| Batch { bookkeeping: true, ..batch([one]) };
+    assert_eq!(revision("w").await, None);
+    assert_eq!(run(&store, "w", kept(put(meta("NOTE"), None, rec(1, b"a")))).await, "done");
+    assert_eq!(show(&store, "w", &meta("NOTE")).await, Some((1, "a".into())));
+    assert_eq!(run(&store, "w", kept(delete(meta("NOTE"), at(1)))).await, "done");
     assert_eq!(revision("w").await, None);
     set(&store, "w", meta("A"), rec(1, b"a")).await;
     let mut last = revision("w").await.unwrap();
@@ -304,6 +309,10 @@ pub(crate) async fn each_change_has_a_greater_revision(store: S) {
         (remember, "replayed "),
         (batch([check(meta("A"), Some(Expect::Absent))]), "done"),
         (batch([put(meta("A"), at(1), rec(2, b"a"))]), "conflict m/A"),
+        (kept(put(meta("NOTE"), None, rec(1, b"a"))), "done"),
+        (kept(put(meta("NOTE"), at(2), rec(3, b"b"))), "conflict m/NOTE"),
+        (kept(put(meta("NOTE"), at(1), rec(2, b"b"))), "done"),
+        (kept(delete(meta("NOTE"), None)), "done"),
     ];
     for (change, result) in same {
         assert_eq!(run(&store, "w", change).await, result);

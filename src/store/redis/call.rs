@@ -55,6 +55,7 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
         flag(replicated),
         first_revision().to_string().into_bytes(),
         batch.quota.map_or_else(Vec::new, |quota| quota.kind.as_bytes().to_vec()),
+        flag(batch.bookkeeping),
     ];
     for operation in &batch.operations {
         arguments.push(operation.key.as_str().as_bytes().to_vec());

@@ -40,6 +40,7 @@ impl Lua {
 ///   WAIT waits for the replicas to have it
 /// - `ARGV[6]` revision before the workspace's first
 /// - `ARGV[7]` that kind: what its keys start with, up to a slash
+/// - `ARGV[8]` `1` if the workspace keeps its revision
 /// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
@@ -47,7 +48,7 @@ impl Lua {
 /// `{not_empty}`, `{full}`, `{shredded}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local first, step = 8, 4
+local first, step = 9, 4
 
 if redis.call('HGET', records, 't/shredded') then
   return {'shredded'}
@@ -72,7 +73,7 @@ if ARGV[1] == '1' and count > 0 then
   return {'not_empty'}
 end
 
-local kind, added, removed, changes = ARGV[7], 0, 0, false
+local kind, added, removed, advances = ARGV[7], 0, 0, false
 for i = first, #ARGV, step do
   local expect, write = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', records, ARGV[i])
@@ -83,7 +84,7 @@ for i = first, #ARGV, step do
   if (expect == 'absent' and current) or (#expect == 8 and found ~= expect) then
     return {'conflict', (i - first) / step}
   end
-  changes = changes or write ~= 'nothing'
+  advances = advances or (write ~= 'nothing' and ARGV[8] ~= '1')
   if string.sub(ARGV[i], 1, #kind) == kind then
     if write == 'put' and not current then
       added = added + 1
@@ -122,7 +123,7 @@ for i = first, #ARGV, step do
     redis.call('ZREM', index, ARGV[i])
   end
 end
-if changes then
+if advances then
   redis.call('SET', revision, ARGV[6], 'NX')
   redis.call('INCR', revision)
 end

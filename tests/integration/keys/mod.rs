@@ -133,6 +133,7 @@ async fn update(secrets: &Arc<Secrets>, to: &str, value: &str) -> Result<(), Err
         description: None,
         expiry: ExpiryChange::Keep,
         etag: None,
+        fencing_token: None,
         allow_missing: false,
         owner: None,
         request_id: None,

@@ -79,6 +79,7 @@ impl Bench {
             description: None,
             expiry,
             etag: None,
+            fencing_token: None,
             allow_missing: false,
             owner: None,
             request_id: None,

@@ -27,6 +27,7 @@ pub(crate) struct MemoryStore {
     reads: AtomicUsize,
     read_fault: Mutex<Option<StoreError>>,
     commit_fault: Mutex<Option<(StoreError, bool)>>,
+    overtaking: Mutex<Option<(Key, Record)>>,
 }
 
 impl MemoryStore {
@@ -67,6 +68,11 @@ impl MemoryStore {
         *self.commit_fault.lock().unwrap() = Some((error, done));
     }
 
+    /// Somebody puts this record just before the next commit that writes.
+    pub(crate) fn overtake(&self, key: Key, record: Record) {
+        *self.overtaking.lock().unwrap() = Some((key, record));
+    }
+
     fn carry_out(&self, workspace: &WorkspaceId, batch: Batch) -> Commit {
         let mut workspaces = self.workspaces.lock().unwrap();
         let mut requests = self.requests.lock().unwrap();
@@ -84,6 +90,7 @@ impl MemoryStore {
             return Commit::NotEmpty;
         }
         let changes = batch.operations.iter().any(|one| one.write != Write::Nothing);
+        let advances = changes && !batch.bookkeeping;
         let mut after = records.clone();
         for operation in batch.operations {
             let found = records.get(&operation.key).map(|record| record.revision);
@@ -111,7 +118,7 @@ impl MemoryStore {
             }
         }
         *records = after;
-        if changes {
+        if advances {
             *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
         }
         if let Some((id, outcome)) = batch.request {
@@ -138,6 +145,9 @@ impl Store for MemoryStore {
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
         let writes = batch.operations.iter().any(|operation| operation.write != Write::Nothing);
+        if let Some((key, record)) = self.overtaking.lock().unwrap().take_if(|_| writes) {
+            self.set(workspace, key, Some(record));
+        }
         let fault = self.commit_fault.lock().unwrap().take_if(|_| writes);
         match fault {
             None => Ok(self.carry_out(workspace, batch)),

@@ -341,6 +341,7 @@ pub(crate) fn update(workspace: &str, name: &str) -> proto::UpdateSecretRequest 
         request_id: String::new(),
         validate_only: false,
         owner: None,
+        fencing_token: None,
     }
 }
 
