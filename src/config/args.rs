@@ -170,6 +170,17 @@ pub struct ServeArgs {
     )]
     pub deleted_retention: String,
 
+    /// Entries kept in the audit history of each workspace, at most 1000000;
+    /// with 0, none is added
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_AUDIT_EVENTS",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "10000"
+    )]
+    pub max_audit_events: String,
+
     /// Longest time from SIGTERM to the end of the process
     #[arg(
         long,

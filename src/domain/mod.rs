@@ -5,6 +5,7 @@ mod names;
 mod plaintext;
 mod secret;
 mod time;
+mod trail;
 mod uid;
 
 pub use key::{KeyMaterial, KeyMaterialLength, WrappedDataKey};
@@ -15,4 +16,5 @@ pub use names::{
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
 pub use secret::{DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
+pub use trail::TrailEntry;
 pub use uid::{DataKeyId, SecretUid};

@@ -5,7 +5,9 @@ mod lifecycle;
 
 use std::{mem, sync::Arc};
 
-pub(super) use self::lifecycle::{list_versions, rollback, undelete, versions};
+pub(super) use self::lifecycle::{
+    audit_page, list_audit_events, list_versions, rollback, undelete, versions,
+};
 use super::proto;
 use crate::{
     domain::{

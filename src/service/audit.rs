@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Create, Get, Update, Delete, Undelete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
 //! | List | one, without a secret |
+//! | ListAuditEvents | one, with the secret if the call names one |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
@@ -21,7 +22,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions` or `resolve` |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_audit_events` or `resolve` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -123,10 +124,14 @@ pub enum Action {
     Undelete,
     /// RollbackSecret.
     Rollback,
+    /// No call: the end of a deleted secret. In trails only.
+    Purge,
     /// ListSecrets.
     List,
     /// ListSecretVersions.
     ListVersions,
+    /// ListAuditEvents.
+    ListAuditEvents,
     /// ResolveSecrets.
     Resolve,
 }
@@ -141,8 +146,10 @@ impl Action {
             Self::Delete => "delete",
             Self::Undelete => "undelete",
             Self::Rollback => "rollback",
+            Self::Purge => "purge",
             Self::List => "list",
             Self::ListVersions => "list_versions",
+            Self::ListAuditEvents => "list_audit_events",
             Self::Resolve => "resolve",
         }
     }

@@ -92,6 +92,7 @@ impl Secrets {
                 key_unchanged,
             ],
             quota: Some(Quota { kind: Key::METADATA, max: self.limits.max_secrets_per_workspace }),
+            trail: self.trail(caller, new.action, &metadata, new.request_id),
             request: remember(
                 new.request_id,
                 new.parts.fingerprint(Some(&key)),
@@ -115,6 +116,7 @@ pub(super) struct Insert<'a> {
     pub(super) request_id: Option<&'a RequestId>,
     pub(super) parts: Parts<'a>,
     pub(super) validate_only: bool,
+    pub(super) action: Action,
 }
 
 impl Change for CreateSecret {
@@ -172,6 +174,7 @@ impl Change for CreateSecret {
             request_id: self.request_id(),
             parts: self.parts(caller),
             validate_only: self.validate_only,
+            action: Self::ACTION,
         };
         secrets.insert(caller, new, snapshot.active).await
     }

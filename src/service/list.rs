@@ -19,6 +19,11 @@ impl PageSize {
     const DEFAULT: usize = 50;
     const MAX: usize = 1_000;
 
+    /// How many.
+    pub(super) fn get(self) -> usize {
+        self.0
+    }
+
     /// 0 means 50, more than 1,000 means 1,000 (AIP-158).
     ///
     /// # Errors
@@ -56,11 +61,11 @@ pub struct Page {
 
 /// Records looked at in each further step, where many are passed over because
 /// they may not be shown. The quota of the workspace bounds the steps.
-const STEP: usize = 500;
+pub(super) const STEP: usize = 500;
 
 /// Bytes from which a page ends early, so that it fits the 4 MiB that gRPC
 /// clients accept unless told otherwise.
-const PAGE_BYTES: usize = 3 * 1024 * 1024;
+pub(super) const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// Bytes that one secret may take in an answer besides its free texts: names,
 /// ids and times at their longest, and their tags.
@@ -139,7 +144,7 @@ impl Secrets {
             for (key, record) in records {
                 let view = readable(workspace, &key, record);
                 if view.is_none() {
-                    tracing::error!(%key, "record of a secret corrupt: not listed");
+                    tracing::error!(%key, "metadata record corrupt: not listed");
                 }
                 let place = Place(key.as_str().get(kind.len()..).unwrap_or_default().to_owned());
                 last = Some(place.clone());
@@ -180,6 +185,13 @@ impl Place {
     }
 }
 
+/// Ties a token to the caller and the other arguments, so that it cannot be
+/// carried into another listing by mistake. It grants nothing: every call is
+/// authorized on its own.
+pub(super) fn seal(parts: &[&[u8]]) -> String {
+    envelope::digest(parts).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn readable(workspace: &WorkspaceId, key: &Key, record: Record) -> Option<SecretView> {
     match key.as_str().strip_prefix(Key::METADATA) {
         Some(name) => {
@@ -199,9 +211,6 @@ impl ListSecrets {
         (user_managed || self.show_system_managed) && !purged && may_see(grants, metadata)
     }
 
-    /// Ties a token to the caller and the other arguments, so that it cannot
-    /// be carried into another listing by mistake. It grants nothing: every
-    /// call is authorized on its own.
     fn seal_of_arguments(&self, caller: &Caller) -> String {
         let shown = if self.show_system_managed { "all" } else { "user" };
         let mut parts = vec![
@@ -213,8 +222,7 @@ impl ListSecrets {
         if self.show_deleted {
             parts.push(b"deleted");
         }
-        let digest = envelope::digest(&parts);
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        seal(&parts)
     }
 
     fn token(&self, caller: &Caller, after: Option<Place>) -> String {

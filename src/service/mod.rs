@@ -17,6 +17,7 @@ mod open;
 mod purge;
 mod resolve;
 mod rollback;
+mod trail;
 mod undelete;
 mod update;
 mod versions;
@@ -33,6 +34,7 @@ pub use get::GetSecret;
 pub use list::{ListSecrets, Page, PageSize};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
+pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
 pub use update::{ExpiryChange, UpdateSecret};
 pub use versions::{ListSecretVersions, VersionView};
@@ -59,15 +61,18 @@ pub struct Limits {
     pub max_versions: usize,
     /// How long a deleted user-managed secret may come back.
     pub deleted_retention: Duration,
+    /// Entries kept in the trail of each workspace.
+    pub max_audit_events: u64,
 }
 
 impl Default for Limits {
-    /// 10,000, 10 and 7 days.
+    /// 10,000 secrets, 10 versions, 7 days and 10,000 entries.
     fn default() -> Self {
         Self {
             max_secrets_per_workspace: 10_000,
             max_versions: 10,
             deleted_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            max_audit_events: 10_000,
         }
     }
 }

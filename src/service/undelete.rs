@@ -153,6 +153,7 @@ impl Change for UndeleteSecret {
                 kind: Key::METADATA,
                 max: secrets.limits.max_secrets_per_workspace,
             }),
+            trail: secrets.trail(caller, Self::ACTION, &metadata, self.request_id()),
             request: remember(
                 self.request_id(),
                 self.parts(caller).fingerprint(None),

@@ -193,7 +193,9 @@ impl Change for UpdateSecret {
         let fingerprint = self.parts(caller).fingerprint(fingerprint_key.as_deref());
         let outcome = Some((metadata.clone(), revision));
         let request = remember(self.request_id(), fingerprint, outcome);
-        secrets.commit(&self.workspace, Batch { operations, request, ..Batch::default() }).await?;
+        let trail = secrets.trail(caller, Self::ACTION, &metadata, self.request_id());
+        let batch = Batch { operations, trail, request, ..Batch::default() };
+        secrets.commit(&self.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }
@@ -277,6 +279,7 @@ impl UpdateSecret {
             request_id: self.request_id(),
             parts: self.parts(caller),
             validate_only: self.validate_only,
+            action: Self::ACTION,
         };
         secrets.insert(caller, new, active).await
     }

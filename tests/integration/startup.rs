@@ -49,6 +49,7 @@ async fn all_faults_are_named_at_once() {
             ["--kms-endpoint", "localhost:4566"],
             ["--max-secrets-per-workspace", "-"],
             ["--max-versions", "-"],
+            ["--max-audit-events", "many"],
             ["--deleted-retention", "a week"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
@@ -80,6 +81,7 @@ async fn all_faults_are_named_at_once() {
             "--kms-endpoint: must",
             "--max-secrets-per-workspace: must",
             "--max-versions: must",
+            "--max-audit-events: must",
             "--deleted-retention: must",
             "--drain-delay: must",
             "--log: must",
@@ -101,7 +103,7 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 15] = [
+const FAULTY: [Setting<'_>; 16] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
@@ -115,11 +117,12 @@ const FAULTY: [Setting<'_>; 15] = [
     ["--kms-region", ""],
     ["--max-secrets-per-workspace", "0"],
     ["--max-versions", "101"],
+    ["--max-audit-events", "1000001"],
     ["--deleted-retention", "3651d"],
     ["--otlp-endpoint", "http://x:y"],
 ];
 
-const FAULTS: [&str; 18] = [
+const FAULTS: [&str; 19] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -136,6 +139,7 @@ const FAULTS: [&str; 18] = [
     "--kms-previous-key: must",
     "--max-secrets-per-workspace: must be a number of secrets, at least 1",
     "--max-versions: must be a number of earlier values, at most 100",
+    "--max-audit-events: must be a number of entries, at most 1000000",
     "--deleted-retention: must be at most 3650days",
     "--otlp-endpoint: must",
 ];

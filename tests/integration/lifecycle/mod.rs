@@ -2,6 +2,7 @@
 //! store can be shared.
 
 mod deletion;
+mod trail;
 mod versions;
 
 use workflow_secrets::grpc::proto;

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use workflow_secrets::{
     domain::{RequestId, Revision, WorkspaceId},
     store::{
-        Batch, Commit, Expect, Key, Quota, Record, Store, StoreError, WorkspacesCursor, Write,
+        Batch, Commit, Expect, Key, Quota, Record, Store, StoreError, Trail, WorkspacesCursor,
+        Write,
     },
 };
 
@@ -73,7 +74,8 @@ impl MemoryStore {
         if batch.expect_empty && !records.is_empty() {
             return Commit::NotEmpty;
         }
-        let changes = batch.operations.iter().any(|one| one.write != Write::Nothing);
+        let changes =
+            batch.trail.is_some() || batch.operations.iter().any(|one| one.write != Write::Nothing);
         let mut after = records.clone();
         for operation in batch.operations {
             let found = records.get(&operation.key).map(|record| record.revision);
@@ -102,7 +104,17 @@ impl MemoryStore {
         }
         *records = after;
         if changes {
-            *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
+            let mut revisions = self.revisions.lock().unwrap();
+            let number = revisions.entry(workspace.clone()).or_default();
+            *number += 1;
+            if let Some(Trail { entry, keep }) = batch.trail {
+                let key = format!("{}{:016}", Key::TRAIL, (1 << 53) - 1 - *number);
+                let record = Record { revision: Revision::from_u64(1), bytes: entry };
+                records.insert(Key::from_stored(key), record);
+                let trail = records.keys().filter(|key| key.as_str().starts_with(Key::TRAIL));
+                let oldest: Vec<_> = trail.skip(keep.try_into().unwrap()).cloned().collect();
+                records.retain(|key, _| !oldest.contains(key));
+            }
         }
         if let Some((id, outcome)) = batch.request {
             requests.insert((workspace.clone(), id), outcome);
