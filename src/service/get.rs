@@ -52,7 +52,7 @@ impl Secrets {
         let [record] = self.read(workspace, [Key::metadata(name)]).await?;
         match Stored::decode(name, record)? {
             Some(stored) if may_see(&grants, &stored.metadata) => {
-                Ok(SecretView::stored(workspace, stored.metadata, stored.revision))
+                Ok(SecretView::stored(workspace, stored, self.clock.now()))
             }
             _ => Err(self.not_found(&grants, workspace, name).await),
         }

@@ -1,6 +1,6 @@
 //! ListSecrets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Caller, Deleted, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see,
@@ -49,6 +49,8 @@ pub struct ListSecrets {
     pub show_system_managed: bool,
     /// Also deleted secrets that may come back.
     pub show_deleted: bool,
+    /// Only those that have expired or will within this time.
+    pub expiring_within: Option<Duration>,
 }
 
 /// A page of secrets, by name in byte order.
@@ -132,7 +134,7 @@ impl Secrets {
         limit: usize,
     ) -> Result<(BTreeMap<Place, Option<SecretView>>, bool), Error> {
         let mut found = BTreeMap::new();
-        let mut exhausted = true;
+        let (now, mut exhausted) = (self.clock.now(), true);
         // What lies beyond the end of the shorter scan is not known yet.
         let mut known_up_to = None;
         let kinds = [Some(Key::METADATA), show_deleted.then_some(Key::DELETED)];
@@ -142,7 +144,7 @@ impl Secrets {
             let full = records.len() >= limit;
             let mut last = None;
             for (key, record) in records {
-                let view = readable(workspace, &key, record);
+                let view = readable(workspace, &key, record, now);
                 if view.is_none() {
                     tracing::error!(%key, "metadata record corrupt: not listed");
                 }
@@ -192,14 +194,19 @@ pub(super) fn seal(parts: &[&[u8]]) -> String {
     envelope::digest(parts).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn readable(workspace: &WorkspaceId, key: &Key, record: Record) -> Option<SecretView> {
+fn readable(
+    workspace: &WorkspaceId,
+    key: &Key,
+    record: Record,
+    now: Timestamp,
+) -> Option<SecretView> {
     match key.as_str().strip_prefix(Key::METADATA) {
         Some(name) => {
             let name = SecretName::parse(name).ok()?;
             let stored = Stored::decode(&name, Some(record)).ok()??;
-            Some(SecretView::stored(workspace, stored.metadata, stored.revision))
+            Some(SecretView::stored(workspace, stored, now))
         }
-        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?)),
+        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?, now)),
     }
 }
 
@@ -208,7 +215,15 @@ impl ListSecrets {
         let SecretView { metadata, deletion, .. } = secret;
         let user_managed = metadata.managed_by == ManagedBy::User;
         let purged = deletion.is_some_and(|(_, purge_time)| purge_time <= now);
-        (user_managed || self.show_system_managed) && !purged && may_see(grants, metadata)
+        // Past the end of time, all that expire do.
+        let expiring = self.expiring_within.is_none_or(|within| {
+            let limit = now.checked_add(within);
+            metadata.expire_time.is_some_and(|time| limit.is_none_or(|limit| time <= limit))
+        });
+        (user_managed || self.show_system_managed)
+            && !purged
+            && expiring
+            && may_see(grants, metadata)
     }
 
     fn seal_of_arguments(&self, caller: &Caller) -> String {
@@ -221,6 +236,10 @@ impl ListSecrets {
         ];
         if self.show_deleted {
             parts.push(b"deleted");
+        }
+        let within = self.expiring_within.map(|within| within.as_nanos().to_be_bytes());
+        if let Some(within) = &within {
+            parts.extend([b"expiring".as_slice(), within]);
         }
         seal(&parts)
     }

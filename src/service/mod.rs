@@ -109,22 +109,27 @@ pub struct SecretView {
     pub etag: Option<Etag>,
     /// When it was deleted, and when it will be gone for good.
     pub deletion: Option<(Timestamp, Timestamp)>,
+    /// Whether its expiry has passed.
+    pub expired: bool,
 }
 
 impl SecretView {
-    fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
+    fn stored(workspace: &WorkspaceId, stored: Stored, now: Timestamp) -> Self {
+        let Stored { metadata, revision } = stored;
         let etag = Some(Etag::of(metadata.uid, revision));
-        Self { workspace: workspace.clone(), metadata, etag, deletion: None }
+        Self { etag, ..Self::preview(workspace, metadata, now) }
     }
 
-    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
-        Self { workspace: workspace.clone(), metadata, etag: None, deletion: None }
+    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata, now: Timestamp) -> Self {
+        let expired = metadata.expire_time.is_some_and(|time| time <= now);
+        Self { workspace: workspace.clone(), metadata, etag: None, deletion: None, expired }
     }
 
-    fn deleted(workspace: &WorkspaceId, deleted: Deleted) -> Self {
+    fn deleted(workspace: &WorkspaceId, deleted: Deleted, now: Timestamp) -> Self {
         let Deleted { secret, revision } = deleted;
         let deletion = Some((secret.delete_time, secret.purge_time));
-        Self { deletion, ..Self::stored(workspace, secret.metadata, revision) }
+        let stored = Stored { metadata: secret.metadata, revision };
+        Self { deletion, ..Self::stored(workspace, stored, now) }
     }
 }
 
@@ -256,10 +261,40 @@ fn principal(caller: &Caller) -> String {
     caller.actor.as_ref().map_or_else(|| caller.id.to_string(), ToString::to_string)
 }
 
-/// Refuses an expiry that has passed.
-fn in_future(now: Timestamp, expire_time: Option<Timestamp>) -> Result<(), Error> {
-    match expire_time {
-        Some(time) if time <= now => Err(Error::field("expire_time", "must lie in the future")),
-        _ => Ok(()),
+/// When a secret is to stop resolving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Then.
+    At(Timestamp),
+    /// So long after the change.
+    After(Duration),
+}
+
+impl Expiry {
+    fn at(expiry: Option<Self>) -> Option<Timestamp> {
+        match expiry {
+            Some(Self::At(time)) => Some(time),
+            _ => None,
+        }
+    }
+
+    fn after(expiry: Option<Self>) -> Option<Duration> {
+        match expiry {
+            Some(Self::After(ttl)) => Some(ttl),
+            _ => None,
+        }
+    }
+
+    /// Refuses what has passed and what no time can tell.
+    fn moment(self, now: Timestamp) -> Result<Timestamp, Error> {
+        match self {
+            Self::At(time) if time <= now => {
+                Err(Error::field("expire_time", "must lie in the future"))
+            }
+            Self::At(time) => Ok(time),
+            Self::After(ttl) => now
+                .checked_add(ttl)
+                .ok_or_else(|| Error::field("ttl", "must end before the year 10000")),
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Secrets {
         request: RollbackSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 }
 

@@ -43,7 +43,7 @@ impl Secrets {
         request: UndeleteSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 
     /// The deleted secret of a name that may still come back.

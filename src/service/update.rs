@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
+    ActiveKey, Caller, Error, Expiry, Grants, SecretView, Secrets, Stored,
     audit::Action,
     change::{Change, Changed, Snapshot, may_change, put_metadata, remember},
     create::Insert,
     idempotency::Parts,
-    in_future, principal,
+    principal,
 };
 use crate::{
     domain::{
@@ -27,15 +27,14 @@ pub enum ExpiryChange {
     /// Never expires.
     Clear,
     /// Expires then.
-    Set(Timestamp),
+    Set(Expiry),
 }
 
 impl ExpiryChange {
-    fn apply(self, current: Option<Timestamp>) -> Option<Timestamp> {
+    fn set(self) -> Option<Expiry> {
         match self {
-            ExpiryChange::Keep => current,
-            ExpiryChange::Clear => None,
-            ExpiryChange::Set(time) => Some(time),
+            ExpiryChange::Keep | ExpiryChange::Clear => None,
+            ExpiryChange::Set(expiry) => Some(expiry),
         }
     }
 }
@@ -78,7 +77,7 @@ impl Secrets {
         request: UpdateSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 }
 
@@ -110,20 +109,16 @@ impl Change for UpdateSecret {
     }
 
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
-        let (clear, set) = match self.expiry {
-            ExpiryChange::Keep => (false, None),
-            ExpiryChange::Clear => (true, None),
-            ExpiryChange::Set(time) => (false, Some(time)),
-        };
         Parts::of("UpdateSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .optional(self.value.as_ref().map(|value| value.expose().as_bytes()))
             .optional(self.description.as_ref().map(|text| text.as_str().as_bytes()))
-            .flag(clear)
-            .time(set)
+            .flag(self.expiry == ExpiryChange::Clear)
+            .time(Expiry::at(self.expiry.set()))
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
             .flag(self.allow_missing)
             .owner(self.owner.as_ref())
+            .ttl(Expiry::after(self.expiry.set()))
     }
 
     fn needs_value(&self) -> bool {
@@ -155,11 +150,8 @@ impl Change for UpdateSecret {
         stored.check_etag(self.etag.as_ref())?;
 
         let now = secrets.clock.now();
-        if let ExpiryChange::Set(time) = self.expiry {
-            in_future(now, Some(time))?;
-        }
         let revision = stored.revision.next();
-        let mut metadata = self.changed(&stored.metadata, caller, now);
+        let mut metadata = self.changed(&stored.metadata, caller, now)?;
         if self.validate_only {
             return Ok(Changed::Preview(metadata));
         }
@@ -212,22 +204,32 @@ impl UpdateSecret {
         self.value.is_none() || self.expiry == ExpiryChange::Keep
     }
 
-    fn changed(&self, old: &SecretMetadata, caller: &Caller, now: Timestamp) -> SecretMetadata {
+    fn changed(
+        &self,
+        old: &SecretMetadata,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<SecretMetadata, Error> {
+        let expire_time = match self.expiry {
+            ExpiryChange::Keep => old.expire_time,
+            ExpiryChange::Clear => None,
+            ExpiryChange::Set(expiry) => Some(expiry.moment(now)?),
+        };
         let description = self.description.as_ref().unwrap_or(&old.description);
         let (value_time, value_by) = match &self.value {
             Some(_) => (now, principal(caller)),
             None => (old.value_time, old.value_by.clone()),
         };
-        SecretMetadata {
+        Ok(SecretMetadata {
             description: description.clone(),
             version: old.version.saturating_add(u64::from(self.value.is_some())),
-            expire_time: self.expiry.apply(old.expire_time),
+            expire_time,
             update_time: now,
             updated_by: principal(caller),
             value_time,
             value_by,
             ..old.clone()
-        }
+        })
     }
 
     /// Rules that depend on who manages the secret.
@@ -275,7 +277,7 @@ impl UpdateSecret {
             value,
             description: self.description.as_ref().unwrap_or(&none),
             owner: self.owner.as_ref(),
-            expire_time: self.expiry.apply(None),
+            expiry: self.expiry.set(),
             request_id: self.request_id(),
             parts: self.parts(caller),
             validate_only: self.validate_only,

@@ -20,9 +20,9 @@ use workflow_secrets::{
     },
     envelope::{Keyring, KeyringConfig},
     service::{
-        Cause, CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, Limits,
-        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, Unresolved,
-        UpdateSecret,
+        Cause, CreateSecret, Credential, Credentials, DeleteSecret, Error, Expiry, ExpiryChange,
+        Limits, ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret,
+        Unresolved, UpdateSecret,
         access::{Caller, Policy},
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -90,7 +90,7 @@ impl Bench {
             value: Plaintext::parse("value".to_owned()).ok().unwrap(),
             description: Description::parse(&"d".repeat(512)).unwrap(),
             owner: None,
-            expire_time,
+            expiry: expire_time.map(Expiry::At),
             request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
             validate_only: false,
         };
@@ -131,6 +131,7 @@ impl Bench {
             page_token: String::new(),
             show_system_managed: true,
             show_deleted,
+            expiring_within: None,
         };
         self.secrets.list(&self.caller, request).await.unwrap().secrets
     }
@@ -227,8 +228,8 @@ async fn expiry_is_exact_to_the_nanosecond() {
     let refused = Err(Error::field("expire_time", "must lie in the future"));
     let now = bench.clock.now();
     assert_eq!(bench.create("OTHER", Some(now), None).await, refused);
-    assert_eq!(bench.expire("KEY", ExpiryChange::Set(now)).await, refused);
-    bench.expire("KEY", ExpiryChange::Set(bench.later(NANO))).await.unwrap();
+    assert_eq!(bench.expire("KEY", ExpiryChange::Set(Expiry::At(now))).await, refused);
+    bench.expire("KEY", ExpiryChange::Set(Expiry::At(bench.later(NANO)))).await.unwrap();
     assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
     bench.clock.advance(NANO);
     assert!(bench.resolve("KEY").await.is_err());
@@ -282,6 +283,7 @@ async fn a_page_of_the_longest_secrets_fits_a_message() {
             page_token,
             show_system_managed: false,
             show_deleted: false,
+            expiring_within: None,
         };
         let page = bench.secrets.list(&bench.caller, request).await.unwrap();
         let bytes = |secret: &SecretView| {

@@ -2,6 +2,7 @@
 //! store can be shared.
 
 mod deletion;
+mod expiry;
 mod trail;
 mod versions;
 

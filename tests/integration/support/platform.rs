@@ -308,6 +308,7 @@ pub(crate) fn create(workspace: &str, name: &str, value: &str) -> proto::CreateS
         expire_time: None,
         request_id: String::new(),
         validate_only: false,
+        ttl: None,
     }
 }
 
@@ -324,6 +325,7 @@ pub(crate) fn update(workspace: &str, name: &str) -> proto::UpdateSecretRequest 
         request_id: String::new(),
         validate_only: false,
         owner: None,
+        ttl: None,
     }
 }
 
