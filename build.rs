@@ -4,11 +4,18 @@ use std::{env, fs, path::PathBuf};
 
 /// Messages that carry a secret value get no derived `Debug`; prost knows
 /// nothing of `debug_redact`.
-const CARRY_VALUES: [&str; 4] = [
+const CARRY_VALUES: [&str; 11] = [
     ".workflowsecrets.v1.CreateSecretRequest",
     ".workflowsecrets.v1.UpdateSecretRequest",
     ".workflowsecrets.v1.ResolvedSecret",
     ".workflowsecrets.v1.ResolveSecretsResponse",
+    ".workflowsecrets.v1.RenderTemplateRequest",
+    ".workflowsecrets.v1.RenderTemplateResponse",
+    ".workflowsecrets.v1.CheckReferencesRequest",
+    ".workflowsecrets.v1.PrepareTemplateRequest",
+    ".workflowsecrets.v1.PrepareTemplateResponse",
+    ".workflowsecrets.v1.RedactRequest",
+    ".workflowsecrets.v1.RedactResponse",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

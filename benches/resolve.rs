@@ -1,4 +1,4 @@
-//! A hot Resolve beside a bare tonic echo: same build, same messages, same
+//! A hot Resolve, and a Render, beside a bare tonic echo: same build, same messages, same
 //! mutual TLS, same runtime. What counts is the ratio.
 //!
 //! `cargo bench` starts a redis-server of its own and a KMS endpoint.
@@ -9,14 +9,14 @@
 #[path = "../tests/integration/support/mod.rs"]
 mod support;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{alloc::System, net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use futures_util::future::join_all;
+use futures_util::{future::join_all, stream::Empty};
 use tokio::{net::TcpListener, runtime::Runtime};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status, transport::Channel};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 use workflow_secrets::{
     domain::{Clock, Environment, SystemClock},
     envelope::{Keyring, KeyringConfig},
@@ -25,15 +25,17 @@ use workflow_secrets::{
         accept::{self, AcceptLimits},
         proto::{
             self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
-            ListSecretsResponse, ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret,
-            Secret, UpdateSecretRequest,
+            ListSecretsResponse, RenderTemplateRequest, RenderTemplateResponse,
+            ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret, Secret,
+            UpdateSecretRequest,
+            render_template_request::Template::Json,
             secrets_service_client::SecretsServiceClient,
             secrets_service_server::{SecretsService, SecretsServiceServer},
         },
         tls,
     },
     service::{
-        Limits, Secrets,
+        Limits, Parts, Secrets,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -43,12 +45,18 @@ use workflow_secrets::{
     },
 };
 
+use zeroizing_alloc::ZeroAlloc;
+
 use self::support::{
     kms_endpoint::KmsEndpoint,
     pki::{self, Ca},
     platform,
     redis_server::{Options, RedisServer},
 };
+
+/// As in the program; the echo pays for it too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 const VALUE: &str = "sk_live_51H8wJqKZvFm0pXbN2cT7";
 
@@ -130,6 +138,40 @@ impl SecretsService for Echo {
     ) -> Result<Response<ListSecretsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn render_template(
+        &self,
+        request: Request<RenderTemplateRequest>,
+    ) -> Result<Response<RenderTemplateResponse>, Status> {
+        let mut answer = RenderTemplateResponse::default();
+        if let Some(Json(json)) = request.into_inner().template.take() {
+            answer.rendered = json;
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn check_references(
+        &self,
+        _: Request<proto::CheckReferencesRequest>,
+    ) -> Result<Response<proto::CheckReferencesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn prepare_template(
+        &self,
+        _: Request<proto::PrepareTemplateRequest>,
+    ) -> Result<Response<proto::PrepareTemplateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type RedactStream = Empty<Result<proto::RedactResponse, Status>>;
+
+    async fn redact(
+        &self,
+        _: Request<Streaming<proto::RedactRequest>>,
+    ) -> Result<Response<Self::RedactStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Both servers, and a client of each.
@@ -172,7 +214,7 @@ impl Bench {
         let key = kms.create_key();
         let caller = workflow_secrets::domain::CallerId::parse(&caller).unwrap();
         let audit = AuditSink::File(dir.path().join("audit.jsonl"));
-        let secrets = Arc::new(Secrets {
+        let secrets = Arc::new(Secrets::new(Parts {
             keyring: Keyring::new(
                 Arc::new(kms.kms(&key)),
                 Arc::clone(&store),
@@ -186,8 +228,7 @@ impl Bench {
             policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
             environment,
             limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
-            changes: TaskTracker::new(),
-        });
+        }));
         let (service, incoming) = listen().await;
         tokio::spawn(async move {
             let health = Health::default();
@@ -241,5 +282,41 @@ fn resolve(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, resolve);
+/// An action's configuration of 20 KiB with 5 references.
+fn action_config() -> String {
+    let mut fields = serde_json::Map::new();
+    for number in 0..5 {
+        let reference = format!("Bearer {{{{secrets.KEY_{number}}}}}");
+        fields.insert(format!("header_{number}"), reference.into());
+    }
+    let mut number = 0;
+    while serde_json::to_string(&fields).unwrap().len() < 20 * 1024 {
+        let text = "Dear {{ $json.customer.name }},\n\"your order\" has been shipped.";
+        fields.insert(format!("field_{number}"), serde_json::json!({"text": text, "n": number}));
+        number += 1;
+    }
+    serde_json::to_string(&fields).unwrap()
+}
+
+fn render(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let bench = runtime.block_on(Bench::start());
+    let json = action_config();
+    let mut group = criterion.benchmark_group("render 20 KiB, 5 references");
+    group.throughput(Throughput::Bytes(json.len() as u64));
+    for (id, client) in [("echo", &bench.echo), ("render", &bench.service)] {
+        group.bench_function(BenchmarkId::from_parameter(id), |bencher| {
+            bencher.to_async(&runtime).iter(|| {
+                let mut client = client.clone();
+                let mut request = RenderTemplateRequest::default();
+                request.workspace = "ws".to_owned();
+                request.template = Some(Json(json.clone()));
+                async move { client.render_template(request).await.unwrap() }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, resolve, render);
 criterion_main!(benches);

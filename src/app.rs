@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tokio::{net::TcpListener, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 pub use self::dev::dev;
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     },
     kms::aws::AwsKms,
     service::{
-        Secrets,
+        Parts, Secrets,
         audit::{AuditLog, AuditSink},
     },
     store::{Store, embedded::EmbeddedStore, redis::RedisStore},
@@ -107,7 +107,7 @@ pub async fn serve(
     let stop = CancellationToken::new();
     tokio::spawn(policies.run(LOOK_EVERY, stop.clone()));
     tokio::spawn(certificates.run(LOOK_EVERY, stop.clone()));
-    let secrets = Secrets {
+    let secrets = Secrets::new(Parts {
         store,
         keyring,
         clock,
@@ -115,8 +115,7 @@ pub async fn serve(
         policy,
         environment: config.environment,
         limits: config.limits,
-        changes: TaskTracker::new(),
-    };
+    });
     let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
     run(Arc::new(secrets), incoming, ending).await
@@ -160,6 +159,7 @@ where
     health.shutting_down().await;
     if tokio::time::timeout(drain_delay, &mut server).await.is_err() {
         stop.cancel();
+        secrets.ending.cancel();
         health.end_watches().await;
         // A connection that never speaks would hold the server up for ever.
         if tokio::time::timeout_at(deadline, &mut server).await.is_err() {
@@ -178,13 +178,13 @@ where
 }
 
 /// Keeps readiness true to what the store can do, and memory free of data keys
-/// that nobody asks for. The KMS has no part in readiness: cached workspaces are
+/// and matchers that nobody asks for. The KMS has no part in readiness: cached workspaces are
 /// served without it.
 async fn upkeep(secrets: Arc<Secrets>, health: Health) {
     let mut ready = None;
     loop {
-        secrets.keyring.drop_idle();
-        let now = secrets.store.health().await;
+        secrets.tidy().await;
+        let now = secrets.health().await;
         if ready != Some(now.is_ok()) {
             match &now {
                 Ok(()) => tracing::info!("ready"),

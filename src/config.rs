@@ -127,6 +127,11 @@ impl ServeConfig {
         if deleted_retention.is_some_and(|kept| kept > 3_650 * DAY) {
             f.0.push("--deleted-retention: must be at most 3650days".into());
         }
+        let redactions_per_minute: Option<NonZeroU32> = f.parsed(
+            "--max-redactions-per-minute",
+            &args.max_redactions_per_minute,
+            "a number of calls, at least 1",
+        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -150,6 +155,7 @@ impl ServeConfig {
                     max_versions: usize::try_from(max_versions?).unwrap_or(usize::MAX),
                     max_audit_events: max_audit_events?.into(),
                     deleted_retention: deleted_retention?,
+                    redactions_per_minute: redactions_per_minute?,
                 },
                 grace: grace?,
                 drain_delay: drain_delay?,

@@ -3,7 +3,7 @@
 //!
 //! Imports go strictly downward: a file may use the floors below its own and
 //! its siblings' public items, never a floor above. `kms` and `store` never
-//! see each other. `tests/integration/floors.rs` holds this.
+//! see each other; `matcher` and `template` are pure. `tests/integration/floors.rs` holds this.
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
@@ -12,6 +12,7 @@
 //! | 3 | [`service`] | one file per operation or policy |
 //! | 2 | [`envelope`] | sealing and opening values, data keys |
 //! | 1 | [`kms`], [`store`] | two traits and their adapters |
+//! | 1 | [`matcher`], [`template`] | values in text; references in text and JSON |
 //! | 0 | [`domain`] | types that cannot be wrong |
 
 pub mod app;
@@ -20,8 +21,10 @@ pub mod domain;
 pub mod envelope;
 pub mod grpc;
 pub mod kms;
+pub mod matcher;
 pub mod probe;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod template;
 pub mod watch;

@@ -5,7 +5,7 @@
 #   tests/run.sh --tools                  only install the tools
 #   tests/run.sh --lib envelope::         only `cargo test` with these arguments
 #
-# Needs Rust and a C compiler. Missing system packages are installed with
+# Needs Rust and a C and C++ compiler. Missing system packages are installed with
 # apt-get; all other tools go into .tools/ and nothing is changed elsewhere.
 # A tool of your own is taken if its variable is set: WFS_GRPCURL, WFS_BUF.
 set -euo pipefail
@@ -24,6 +24,7 @@ install_packages() {
     have redis-server || packages+=(redis-server)
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3 python3-venv)
     [[ -n ${WFS_BUF:-} ]] || have npm || packages+=(nodejs npm)
+    have c++ || packages+=(g++)
     have openssl || packages+=(openssl)
     [[ ${#packages[@]} -gt 0 ]] || return 0
 
@@ -111,6 +112,8 @@ case ${1:-} in
     "$WFS_TOOLS_PYTHON" -W ignore -m unittest discover --start-directory tests/python
     section "cargo test"
     cargo test --locked --no-fail-fast
+    section "fuzz"
+    fuzz/run.sh
     ;;
 --tools) ;;
 *)

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{Ending, RunError, run};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     grpc::accept::{self, AcceptLimits},
     kms::local::LocalKms,
     service::{
-        Limits, Secrets,
+        Limits, Parts, Secrets,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -68,7 +68,7 @@ pub async fn dev(
     );
     let audit = AuditLog::start(AuditSink::File(dir.join("audit.jsonl")), AuditConfig::default())
         .map_err(|error| RunError::start("audit file", error))?;
-    let secrets = Secrets {
+    let secrets = Secrets::new(Parts {
         store,
         keyring,
         clock,
@@ -76,8 +76,7 @@ pub async fn dev(
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
         environment,
         limits: Limits::default(),
-        changes: TaskTracker::new(),
-    };
+    });
     let stop = CancellationToken::new();
     let incoming = accept::plain(listener, caller, AcceptLimits::default(), stop.clone())
         .map_err(|error| RunError::start("--listen", error))?;

@@ -23,16 +23,20 @@ use crate::{
 
 /// Faults of one message.
 #[derive(Default)]
-struct Faults(Vec<FieldViolation>);
+pub(super) struct Faults(Vec<FieldViolation>);
 
 impl Faults {
+    pub(super) fn note(&mut self, violation: FieldViolation) {
+        self.0.push(violation);
+    }
+
     /// What was parsed, or `None` and a fault noted.
-    fn check<T>(&mut self, field: &str, parsed: Result<T, Refusal>) -> Option<T> {
+    pub(super) fn check<T>(&mut self, field: &str, parsed: Result<T, Refusal>) -> Option<T> {
         parsed.map_err(|refusal| self.0.push(FieldViolation::new(field, refusal.rule()))).ok()
     }
 
     /// As [`Faults::check`]; the empty text stands for absence.
-    fn optional<T>(
+    pub(super) fn optional<T>(
         &mut self,
         field: &str,
         text: &str,
@@ -99,8 +103,24 @@ impl Faults {
         self.check(field, parsed.ok_or(Refusal::Malformed("must be 0 to 315,576,000,000 seconds")))
     }
 
+    pub(super) fn credentials(&mut self, all: &[proto::Credential]) -> Vec<Credential> {
+        let mut credentials = Vec::with_capacity(all.len());
+        for (i, credential) in all.iter().enumerate() {
+            let secret = self
+                .check(&format!("credentials[{i}].secret"), SecretName::parse(&credential.secret));
+            let alias = match (credential.alias.as_str(), &secret) {
+                ("", name) => name.as_ref().map(Alias::from),
+                (alias, _) => self.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
+            };
+            let version = Some(credential.version).filter(|version| *version > 0);
+            let both = secret.zip(alias);
+            credentials.extend(both.map(|(secret, alias)| Credential { secret, alias, version }));
+        }
+        credentials
+    }
+
     /// The message, if all its required fields were parsed and no fault noted.
-    fn finish<T>(self, message: Option<T>) -> Result<T, Error> {
+    pub(super) fn finish<T>(self, message: Option<T>) -> Result<T, Error> {
         match message {
             Some(message) if self.0.is_empty() => Ok(message),
             _ => Err(Error::Invalid(self.0)),
@@ -240,18 +260,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
     let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
     let workflow_id = faults.optional("workflow_id", &message.workflow_id, WorkflowId::parse);
     let run_id = faults.optional("run_id", &message.run_id, RunId::parse);
-    let mut credentials = Vec::with_capacity(message.credentials.len());
-    for (i, credential) in message.credentials.iter().enumerate() {
-        let secret = faults
-            .check(&format!("credentials[{i}].secret"), SecretName::parse(&credential.secret));
-        let alias = match (credential.alias.as_str(), &secret) {
-            ("", name) => name.as_ref().map(Alias::from),
-            (alias, _) => faults.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
-        };
-        let version = Some(credential.version).filter(|version| *version > 0);
-        let both = secret.zip(alias);
-        credentials.extend(both.map(|(secret, alias)| Credential { secret, alias, version }));
-    }
+    let credentials = faults.credentials(&message.credentials);
     let workspace = faults.finish(workspace)?;
     let credentials = Credentials::new(credentials)?;
     Ok(ResolveSecrets { workspace, credentials, workflow_id, run_id })
@@ -311,7 +320,7 @@ pub(super) fn resolved(all: Vec<Resolved>) -> proto::ResolveSecretsResponse {
     proto::ResolveSecretsResponse { secrets: all.into_iter().map(entry).collect() }
 }
 
-fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.seconds(),
         // Below 1,000,000,000 by type.

@@ -1,24 +1,28 @@
 //! One function per call: identity, parse, call the service, answer.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use tonic::{Request, Response, Status};
+use http::Extensions;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tracing::Instrument as _;
 
 use super::{
-    convert,
+    convert, documents,
     identity::{self, IdentityError},
     proto,
+    redact::{self, Answers},
 };
 use crate::service::{Error, Secrets, access::Caller, audit::Action};
 
 /// The service as tonic sees it.
 pub(super) struct Handlers {
     secrets: Arc<Secrets>,
+    redaction_idle: Duration,
 }
 
 impl Handlers {
-    pub(super) fn new(secrets: Arc<Secrets>) -> Self {
-        Self { secrets }
+    pub(super) fn new(secrets: Arc<Secrets>, redaction_idle: Duration) -> Self {
+        Self { secrets, redaction_idle }
     }
 
     async fn call<Q, C, T, F>(
@@ -34,20 +38,10 @@ impl Handlers {
         F: Future<Output = Result<T, Error>> + Send,
     {
         let (metadata, extensions, message) = request.into_parts();
-        let outcome = match identity::caller(&extensions, &metadata) {
-            // `Limits` refuses and logs these before they come here.
-            Err(IdentityError::Unauthenticated(why)) => Err(Error::Unauthenticated(why)),
-            Err(IdentityError::Invalid { id, field, refusal }) => {
-                let caller = Caller { id, actor: None, trace_id: None };
-                let error = Error::refused(field, refusal);
-                self.secrets.audit_refusal(&caller, action, &error).await;
-                Err(error)
-            }
-            Ok(caller) => match parse(message) {
-                Err(error) => {
-                    self.secrets.audit_refusal(&caller, action, &error).await;
-                    Err(error)
-                }
+        let outcome = match self.caller(action, &extensions, &metadata).await {
+            Err(error) => Err(error),
+            Ok(caller) => match self.parsed(action, &caller, parse(message)).await {
+                Err(error) => Err(error),
                 Ok(command) => run(Arc::clone(&self.secrets), caller, command).await,
             },
         };
@@ -64,8 +58,70 @@ impl Handlers {
     }
 }
 
+impl Handlers {
+    /// Whom a call comes from.
+    async fn caller(
+        &self,
+        action: Action,
+        extensions: &Extensions,
+        metadata: &MetadataMap,
+    ) -> Result<Caller, Error> {
+        match identity::caller(extensions, metadata) {
+            Ok(caller) => Ok(caller),
+            // `Limits` refuses and logs these before they come here.
+            Err(IdentityError::Unauthenticated(why)) => Err(Error::Unauthenticated(why)),
+            Err(IdentityError::Invalid { id, field, refusal }) => {
+                let caller = Caller { id, actor: None, trace_id: None };
+                self.parsed(action, &caller, Err(Error::refused(field, refusal))).await
+            }
+        }
+    }
+
+    /// What was parsed; a refusal leaves its audit line.
+    async fn parsed<C>(
+        &self,
+        action: Action,
+        caller: &Caller,
+        parsed: Result<C, Error>,
+    ) -> Result<C, Error> {
+        if let Err(error) = &parsed {
+            self.secrets.audit_refusal(caller, action, error).await;
+        }
+        parsed
+    }
+
+    /// The first message opens the stream: what follows is up to a task.
+    async fn open_redaction(
+        &self,
+        request: Request<Streaming<proto::RedactRequest>>,
+    ) -> Result<Answers, Refused> {
+        let (metadata, extensions, mut chunks) = request.into_parts();
+        let caller = self.caller(Action::Redact, &extensions, &metadata).await?;
+        let first = chunks.message().await.map_err(Refused::ByTonic)?;
+        let parsed = documents::open_redaction(first);
+        let command = self.parsed(Action::Redact, &caller, parsed).await?;
+        let redaction = self.secrets.redact(&caller, command).await?;
+        let ending = self.secrets.ending.clone();
+        let (stream, answers) = redact::stream(redaction, chunks, ending, self.redaction_idle);
+        self.secrets.changes.spawn(stream.in_current_span());
+        Ok(answers)
+    }
+}
+
+/// Why a stream was not opened.
+enum Refused {
+    ByTonic(Status),
+    ByUs(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::ByUs(error)
+    }
+}
+
 /// What operators should see of a failed call; the audit stream has the rest.
-fn log(action: Action, error: &Error) {
+pub(super) fn log(action: Action, error: &Error) {
     let (method, reason) = (action.as_str(), error.reason());
     match error {
         Error::RecordCorrupt(_)
@@ -206,5 +262,61 @@ impl proto::secrets_service_server::SecretsService for Handlers {
             },
         )
         .await
+    }
+
+    async fn render_template(
+        &self,
+        request: Request<proto::RenderTemplateRequest>,
+    ) -> Result<Response<proto::RenderTemplateResponse>, Status> {
+        self.call(
+            Action::Render,
+            request,
+            documents::render,
+            |secrets, caller, command| async move {
+                secrets.render(&caller, command).await.map(documents::rendered)
+            },
+        )
+        .await
+    }
+
+    async fn check_references(
+        &self,
+        request: Request<proto::CheckReferencesRequest>,
+    ) -> Result<Response<proto::CheckReferencesResponse>, Status> {
+        self.call(Action::Check, request, documents::check, |secrets, caller, command| async move {
+            secrets.check(&caller, command).await.map(documents::checked)
+        })
+        .await
+    }
+
+    async fn prepare_template(
+        &self,
+        request: Request<proto::PrepareTemplateRequest>,
+    ) -> Result<Response<proto::PrepareTemplateResponse>, Status> {
+        self.call(
+            Action::Prepare,
+            request,
+            documents::prepare,
+            |secrets, caller, command| async move {
+                secrets.prepare(&caller, command).await.map(documents::prepared)
+            },
+        )
+        .await
+    }
+
+    type RedactStream = Answers;
+
+    async fn redact(
+        &self,
+        request: Request<Streaming<proto::RedactRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        match self.open_redaction(request).await {
+            Ok(answers) => Ok(Response::new(answers)),
+            Err(Refused::ByTonic(status)) => Err(status),
+            Err(Refused::ByUs(error)) => {
+                log(Action::Redact, &error);
+                Err(error.into())
+            }
+        }
     }
 }

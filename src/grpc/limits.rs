@@ -19,17 +19,30 @@ use super::{
     answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares,
     status::unimplemented,
 };
-use crate::{domain::CallerId, service::Error};
+use crate::{domain::CallerId, service::Error, template::MAX_TEMPLATE_BYTES};
 
 /// Bytes of one message: a value of 64 KiB, a description and names, with
 /// room for 100 credentials of the longest names.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
+/// Bytes of one message with a template, which has at most 1 MiB.
+pub(super) const MAX_DOCUMENT_MESSAGE_BYTES: usize = MAX_TEMPLATE_BYTES + MAX_MESSAGE_BYTES;
+
 /// Bytes of one message of health and reflection, which holds but a name.
 pub(super) const MAX_OTHER_MESSAGE_BYTES: usize = 4 * 1024;
 
+/// The call whose answer lasts as long as the client likes.
+const REDACT: &str = "/workflowsecrets.v1.SecretsService/Redact";
+
 /// Streams of each kind at once: health watches, and reflection.
 const MAX_OTHER_STREAMS: usize = 64;
+
+/// Whether a call of the API takes a template.
+pub(super) fn takes_document(path: &str) -> bool {
+    path.strip_prefix("/workflowsecrets.v1.SecretsService/").is_some_and(|method| {
+        matches!(method, "RenderTemplate" | "CheckReferences" | "PrepareTemplate")
+    })
+}
 
 /// Bounds what is under way on all connections together, so that a flood is
 /// refused at once instead of filling memory with queued messages.
@@ -41,10 +54,18 @@ pub(super) struct Limits(Arc<Inner>);
 
 struct Inner {
     calls: Arc<Shares<CallerId>>,
+    documents: Arc<Shares<CallerId>>,
+    redactions: Arc<Shares<CallerId>>,
     watches: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
     timeout: Duration,
     unidentified: Seldom,
+}
+
+/// What one caller may have of so many places: all executors may share one
+/// identity, but must leave some to the others.
+fn most_of(places: usize) -> usize {
+    places.saturating_mul(3).div_ceil(4)
 }
 
 /// The room of a call, given back when dropped.
@@ -54,6 +75,8 @@ impl Limits {
     pub(super) fn new(config: &ServerConfig) -> Self {
         Self(Arc::new(Inner {
             calls: Shares::new(config.max_calls, config.max_calls_per_caller),
+            documents: Shares::new(config.max_documents, most_of(config.max_documents)),
+            redactions: Shares::new(config.max_redactions, most_of(config.max_redactions)),
             watches: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             timeout: config.call_timeout,
@@ -72,7 +95,16 @@ impl Inner {
         let path = request.uri().path();
         if path.starts_with("/workflowsecrets.") {
             let id = Peer::id(request.extensions()).map_err(|why| self.refuse(request, why))?;
+            if path == REDACT {
+                // Ends by itself, or with its connection.
+                let place = self.redactions.take(id).ok_or(Error::Overloaded)?;
+                return Ok((Box::new(place), None));
+            }
             let place = self.calls.take(id).ok_or(Error::Overloaded)?;
+            if takes_document(path) {
+                let document = self.documents.take(id).ok_or(Error::Overloaded)?;
+                return Ok((Box::new((place, document)), Some(self.timeout)));
+            }
             Ok((Box::new(place), Some(self.timeout)))
         } else if path.starts_with("/grpc.reflection.") {
             Ok((stream(&self.reflections)?, Some(self.timeout)))
@@ -158,13 +190,24 @@ fn explain(answer: Response<Body>) -> Response<Body> {
     if answer.headers().contains_key(Status::GRPC_STATUS_DETAILS) {
         return answer;
     }
-    let Some(status) = Status::from_header_map(answer.headers()) else { return answer };
+    match Status::from_header_map(answer.headers()).map(in_our_form) {
+        Some(Ok(status)) => status.into_http(),
+        Some(Err(_)) | None => answer,
+    }
+}
+
+/// The same for a refusal in the middle of a stream.
+pub(super) fn explained(status: Status) -> Status {
+    in_our_form(status).unwrap_or_else(|other| other)
+}
+
+fn in_our_form(status: Status) -> Result<Status, Status> {
     let malformed = MALFORMED.iter().any(|start| status.message().starts_with(start));
     match status.code() {
-        Code::OutOfRange => Status::from(Error::MessageTooLarge).into_http(),
-        Code::Internal if malformed => Status::from(Error::MalformedMessage).into_http(),
-        Code::Unimplemented => unimplemented(status).into_http(),
-        _ => answer,
+        Code::OutOfRange => Ok(Error::MessageTooLarge.into()),
+        Code::Internal if malformed => Ok(Error::MalformedMessage.into()),
+        Code::Unimplemented => Ok(unimplemented(status)),
+        _ => Err(status),
     }
 }
 
@@ -174,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    fn explained(status: Status) -> Status {
+    fn told(status: Status) -> Status {
         Status::from_header_map(explain(status.into_http()).headers()).unwrap()
     }
 
@@ -187,10 +230,12 @@ mod tests {
             "Missing request message.",
             "Unexpected EOF decoding stream.",
         ] {
-            let told = explained(Status::internal(text)).get_error_details();
-            assert_eq!(told.error_info().unwrap().reason, "MALFORMED_MESSAGE", "{text}");
+            for status in [told(Status::internal(text)), explained(Status::internal(text))] {
+                let details = status.get_error_details();
+                assert_eq!(details.error_info().unwrap().reason, "MALFORMED_MESSAGE", "{text}");
+            }
         }
-        let other = explained(Status::internal("Error encoding: canary"));
+        let other = told(Status::internal("Error encoding: canary"));
         assert_eq!((other.code(), other.details()), (Code::Internal, &b""[..]));
     }
 }

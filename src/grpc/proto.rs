@@ -36,3 +36,54 @@ impl Drop for ResolvedSecret {
         self.value.zeroize();
     }
 }
+
+impl Drop for RenderTemplateRequest {
+    fn drop(&mut self) {
+        use render_template_request::Template::{Json, Text};
+        if let Some(Json(text) | Text(text)) = &mut self.template {
+            text.zeroize();
+        }
+    }
+}
+
+impl Drop for RenderTemplateResponse {
+    fn drop(&mut self) {
+        self.rendered.zeroize();
+        self.context_secrets.values_mut().for_each(String::zeroize);
+    }
+}
+
+impl Drop for CheckReferencesRequest {
+    fn drop(&mut self) {
+        use check_references_request::Template::{Json, Text};
+        if let Some(Json(text) | Text(text)) = &mut self.template {
+            text.zeroize();
+        }
+    }
+}
+
+impl Drop for PrepareTemplateRequest {
+    fn drop(&mut self) {
+        self.json.zeroize();
+    }
+}
+
+impl Drop for PrepareTemplateResponse {
+    fn drop(&mut self) {
+        self.json.zeroize();
+    }
+}
+
+impl Drop for RedactRequest {
+    fn drop(&mut self) {
+        if let Some(redact_request::Request::Chunk(bytes)) = &mut self.request {
+            bytes.zeroize();
+        }
+    }
+}
+
+impl Drop for RedactResponse {
+    fn drop(&mut self) {
+        self.chunk.zeroize();
+    }
+}

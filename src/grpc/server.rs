@@ -1,15 +1,25 @@
 //! The tonic server: services, limits, health.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::server::Connected;
+use tonic::{body::Body, server::NamedService, transport::server::Connected};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::Service;
 
 use super::{
     handlers::Handlers,
-    limits::{Limits, MAX_MESSAGE_BYTES, MAX_OTHER_MESSAGE_BYTES},
+    limits::{
+        Limits, MAX_DOCUMENT_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MAX_OTHER_MESSAGE_BYTES,
+        takes_document,
+    },
     proto::{self, secrets_service_server::SecretsServiceServer},
 };
 use crate::service::Secrets;
@@ -24,6 +34,14 @@ pub struct ServerConfig {
     pub max_calls: usize,
     /// Of these, by one caller: it cannot take all places from the others.
     pub max_calls_per_caller: usize,
+    /// Calls with a template under way on all connections together; each may
+    /// take 5 MiB. One caller may have three quarters.
+    pub max_documents: usize,
+    /// Streams of Redact on all connections together; each may take 1 MiB. One
+    /// caller may have three quarters.
+    pub max_redactions: usize,
+    /// A stream of Redact on which nothing comes or is read ends after this.
+    pub redaction_idle: Duration,
     /// Calls under way on one connection; more wait at the client.
     pub max_streams: u32,
     /// Longest call. All parts of a call have shorter bounds of their own;
@@ -39,6 +57,9 @@ impl Default for ServerConfig {
             max_calls: 4_000,
             // All executors may share one identity.
             max_calls_per_caller: 3_000,
+            max_documents: 128,
+            max_redactions: 512,
+            redaction_idle: Duration::from_secs(10 * 60),
             max_streams: 200,
             call_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(60 * 60),
@@ -116,8 +137,11 @@ where
             // So that grpcurl prints the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let api = SecretsServiceServer::new(Handlers::new(secrets))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let handlers = Arc::new(Handlers::new(secrets, config.redaction_idle));
+    let api = |limit| {
+        SecretsServiceServer::from_arc(Arc::clone(&handlers)).max_decoding_message_size(limit)
+    };
+    let api = Api { plain: api(MAX_MESSAGE_BYTES), documents: api(MAX_DOCUMENT_MESSAGE_BYTES) };
     let health_service =
         tonic_health::server::HealthService::from_health_reporter(health.0.clone());
     let health_server = tonic_health::pb::health_server::HealthServer::new(health_service);
@@ -144,4 +168,33 @@ where
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await?;
     Ok(())
+}
+
+/// The API. tonic limits messages per service; only calls with a template need
+/// large ones.
+#[derive(Clone)]
+struct Api {
+    plain: SecretsServiceServer<Handlers>,
+    documents: SecretsServiceServer<Handlers>,
+}
+
+impl NamedService for Api {
+    const NAME: &'static str = SERVICE;
+}
+
+impl Service<http::Request<Body>> for Api {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = <SecretsServiceServer<Handlers> as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match takes_document(request.uri().path()) {
+            true => self.documents.call(request),
+            false => self.plain.call(request),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     domain::SecretName,
-    service::{Cause, Error, FieldViolation, Unresolved},
+    service::{Cause, Error, FieldViolation, Pasted, Unresolved},
 };
 
 /// `ErrorInfo.domain` of every error.
@@ -59,13 +59,40 @@ fn describe(
             let first = first.map_or_else(String::new, |v| format!(": {} {}", v.field, v.rule));
             (Code::InvalidArgument, format!("invalid request{first}"))
         }
-        Error::ValueTooLarge(violation) | Error::TooManyCredentials(violation) => {
+        Error::ValueTooLarge(violation)
+        | Error::TooManyCredentials(violation)
+        | Error::TooManyReferences(violation)
+        | Error::TemplateTooLarge(violation) => {
             bad_request(details, metadata, std::slice::from_ref(violation));
             (Code::ResourceExhausted, format!("{} {}", violation.field, violation.rule))
         }
         Error::MessageTooLarge => text(
             Code::ResourceExhausted,
-            "the message is larger than any valid call: a value has at most 64 KiB",
+            "the message is larger than any valid call: a value has at most 64 KiB, a template \
+             1 MiB, a chunk 256 KiB",
+        ),
+        Error::RenderedTooLarge => text(
+            Code::ResourceExhausted,
+            "the result would be too large; nothing was resolved: split the template",
+        ),
+        Error::TooMuchToMatch => text(
+            Code::ResourceExhausted,
+            "the values to look for have more than 8 MiB: name the secrets that matter",
+        ),
+        Error::RateLimited { .. } => text(
+            Code::ResourceExhausted,
+            "the workspace was asked too often whether text holds its values: retry later",
+        ),
+        Error::ValuesPasted(pasted) => {
+            values_pasted(details, metadata, pasted);
+            (
+                Code::FailedPrecondition,
+                format!("{} values stand in the template: refer to them instead", pasted.len()),
+            )
+        }
+        Error::ShuttingDown => text(
+            Code::Unavailable,
+            "this replica is ending: go on elsewhere, from input_bytes of the last answer on",
         ),
         Error::MalformedMessage => text(
             Code::InvalidArgument,
@@ -199,7 +226,7 @@ fn bad_request(
             return;
         }
         room -= size;
-        details.add_bad_request_violation(&violation.field, violation.rule);
+        details.add_bad_request_violation(&violation.field, violation.rule.clone());
     }
 }
 
@@ -243,8 +270,8 @@ fn unresolved(
         let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));
         let size = kind.len()
             + name.len()
-            + place.len()
-            + 8
+            + 6
+            + if place.is_empty() { 0 } else { place.len() + 2 }
             + suggestion.as_ref().map_or(0, |(key, other)| key.len() + other.len() + 9);
         if size > room {
             metadata.insert("unlisted".into(), (all.len() - listed).to_string());
@@ -253,6 +280,25 @@ fn unresolved(
         room -= size;
         details.add_precondition_failure_violation(kind, name, place);
         metadata.extend(suggestion);
+    }
+}
+
+/// One violation per value found, as many as fit.
+fn values_pasted(
+    details: &mut ErrorDetails,
+    metadata: &mut HashMap<String, String>,
+    pasted: &[Pasted],
+) {
+    let mut room = DETAIL_BYTES;
+    for (listed, Pasted { place, name, written, .. }) in pasted.iter().enumerate() {
+        let (kind, name) = (written.as_str(), name.as_str());
+        let size = kind.len() + name.len() + place.len() + 8;
+        if size > room {
+            metadata.insert("unlisted".into(), (pasted.len() - listed).to_string());
+            return;
+        }
+        room -= size;
+        details.add_precondition_failure_violation(kind, name, place);
     }
 }
 

@@ -3,10 +3,14 @@
 //! | Call | Lines |
 //! |---|---|
 //! | Create, Get, Update, Delete, Undelete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
-//! | List | one, without a secret |
+//! | List, Check | one, without a secret |
 //! | ListAuditEvents | one, with the secret if the call names one |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
+//! | Render | one per name in the document and one per credential, with the outcome of the call |
+//! | Prepare | one, without a secret, and one per secret whose value was found |
+//! | Redact | when it opens, one per name, or one without a secret for all; when it ends, one per secret whose value was found |
+//! | Render, Prepare or Redact that is not granted or asks for too much | one, without a secret |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
 //! | no identity | none, or anybody could fill the stream: the log tells of them |
 //! | a message that does not decode or is too large; `UNIMPLEMENTED`; `OVERLOADED` | none |
@@ -22,13 +26,14 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_audit_events` or `resolve` |
-//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; or the reason of the error (`NOT_GRANTED`, ...) |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_audit_events`, `resolve`, `render`, `check`, `prepare` or `redact` |
+//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
 //! | `workspace`, `secret`, `version` | what was touched |
-//! | `alias` | resolve: the key under which the value was returned |
-//! | `workflow_id`, `run_id` | resolve: as the caller tells them |
+//! | `alias` | resolve, render: the key under which the value was returned |
+//! | `matches` | prepare, redact: how often the value was found |
+//! | `workflow_id`, `run_id` | resolve, render, redact: as the caller tells them |
 //! | `trace_id` | W3C trace id, as the caller tells it |
 //!
 //! No field can hold a secret value: none has a type that could.
@@ -78,11 +83,13 @@ pub struct AuditEvent {
     /// `ok`; `validated`, if nothing was to be stored; or the reason of the
     /// error.
     pub outcome: &'static str,
-    /// Resolve: the key of the value in the answer.
+    /// Resolve, Render: the key of the value in the answer.
     pub alias: Option<Alias>,
-    /// Resolve: for which workflow.
+    /// Prepare, Redact: how often the secret's value was found.
+    pub matches: Option<u64>,
+    /// Resolve, Render, Redact: for which workflow.
     pub workflow_id: Option<WorkflowId>,
-    /// Resolve: for which run.
+    /// Resolve, Render, Redact: for which run.
     pub run_id: Option<RunId>,
     /// The trace the call belongs to.
     pub trace_id: Option<TraceId>,
@@ -102,6 +109,7 @@ impl AuditEvent {
             action,
             outcome,
             alias: None,
+            matches: None,
             workflow_id: None,
             run_id: None,
             trace_id,
@@ -134,6 +142,14 @@ pub enum Action {
     ListAuditEvents,
     /// ResolveSecrets.
     Resolve,
+    /// RenderTemplate.
+    Render,
+    /// CheckReferences.
+    Check,
+    /// PrepareTemplate.
+    Prepare,
+    /// Redact.
+    Redact,
 }
 
 impl Action {
@@ -151,6 +167,10 @@ impl Action {
             Self::ListVersions => "list_versions",
             Self::ListAuditEvents => "list_audit_events",
             Self::Resolve => "resolve",
+            Self::Render => "render",
+            Self::Check => "check",
+            Self::Prepare => "prepare",
+            Self::Redact => "redact",
         }
     }
 }
@@ -325,6 +345,8 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         #[serde(skip_serializing_if = "Option::is_none")]
         alias: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        matches: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         workflow_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         run_id: Option<&'a str>,
@@ -341,6 +363,7 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         secret: event.secret.as_ref().map(SecretName::as_str),
         version: event.version,
         alias: event.alias.as_ref().map(Alias::as_str),
+        matches: event.matches,
         workflow_id: event.workflow_id.as_ref().map(WorkflowId::as_str),
         run_id: event.run_id.as_ref().map(RunId::as_str),
         trace_id: event.trace_id.as_ref().map(TraceId::as_str),
@@ -408,6 +431,7 @@ mod tests {
             action: Action::Resolve,
             outcome: "ok",
             alias: Some(Alias::parse("k").unwrap()),
+            matches: Some(3),
             workflow_id: Some(WorkflowId::parse("wf").unwrap()),
             run_id: Some(RunId::parse("run").unwrap()),
             trace_id: Some(TraceId::parse("4bf92f3577b34da6a3ce929d0e0e4736").unwrap()),
@@ -419,7 +443,7 @@ mod tests {
              \"caller\":\"spiffe://td/executor\",\
              \"actor\":\"Zo\\u00eb \\\"Z\\\" \\\\ \\ud83d\\udd11\",\
              \"workspace\":\"ws_1\",\"secret\":\"KEY\",\"version\":18446744073709551615,\
-             \"alias\":\"k\",\"workflow_id\":\"wf\",\"run_id\":\"run\",\
+             \"alias\":\"k\",\"matches\":3,\"workflow_id\":\"wf\",\"run_id\":\"run\",\
              \"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"}\n"
         );
     }

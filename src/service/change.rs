@@ -231,7 +231,10 @@ impl Secrets {
     pub(super) async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<(), Error> {
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
         let quota = batch.quota;
-        match self.store.commit(workspace, batch).await? {
+        let committed = self.store.commit(workspace, batch).await;
+        // Also if it is not known whether the commit was carried out.
+        self.matchers.forget(workspace);
+        match committed? {
             Commit::Done => Ok(()),
             Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {
                 Err(Error::ConcurrentUpdate)

@@ -1,7 +1,8 @@
 //! Why a call was refused or failed: one type, one stable reason each.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
+use super::Pasted;
 use crate::{
     domain::{Owner, Refusal, SecretName},
     envelope::{Corrupt, KeyError},
@@ -15,13 +16,13 @@ pub struct FieldViolation {
     /// Path of the field, as in `credentials[3].alias`.
     pub field: String,
     /// The rule.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
 }
 
 impl FieldViolation {
     /// A violation of `rule` by `field`.
-    pub fn new(field: impl Into<String>, rule: &'static str) -> Self {
-        Self { field: field.into(), rule }
+    pub fn new(field: impl Into<String>, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), rule: rule.into() }
     }
 }
 
@@ -62,6 +63,27 @@ pub enum Error {
     /// More credentials than one call may have.
     #[error("too many credentials")]
     TooManyCredentials(FieldViolation),
+    /// Documents and credentials lists refer to more secrets than one call may.
+    #[error("too many references")]
+    TooManyReferences(FieldViolation),
+    /// A document is longer than allowed.
+    #[error("template too large")]
+    TemplateTooLarge(FieldViolation),
+    /// With values or references put in, a document is longer than allowed.
+    #[error("rendered template too large")]
+    RenderedTooLarge,
+    /// The values to look for have more bytes than one call may look for.
+    #[error("too much to match")]
+    TooMuchToMatch,
+    /// The workspace was asked too often whether text holds its values.
+    #[error("rate limited")]
+    RateLimited {
+        /// Then it may be asked again.
+        wait: Duration,
+    },
+    /// Values of the workspace stand in a template.
+    #[error("{} values pasted", .0.len())]
+    ValuesPasted(Vec<Pasted>),
     /// The message as a whole is larger than any call needs.
     #[error("message too large")]
     MessageTooLarge,
@@ -71,6 +93,9 @@ pub enum Error {
     /// More calls at once than this replica takes.
     #[error("overloaded")]
     Overloaded,
+    /// The replica is about to end.
+    #[error("shutting down")]
+    ShuttingDown,
     /// The call, or the reading of its answer, took longer than any may.
     #[error("timeout")]
     Timeout,
@@ -168,6 +193,13 @@ impl Error {
             Error::Invalid(_) => "INVALID_FIELD",
             Error::ValueTooLarge(_) => "VALUE_TOO_LARGE",
             Error::TooManyCredentials(_) => "TOO_MANY_CREDENTIALS",
+            Error::TooManyReferences(_) => "TOO_MANY_REFERENCES",
+            Error::TemplateTooLarge(_) => "TEMPLATE_TOO_LARGE",
+            Error::RenderedTooLarge => "RENDERED_TOO_LARGE",
+            Error::TooMuchToMatch => "TOO_MUCH_TO_MATCH",
+            Error::RateLimited { .. } => "RATE_LIMITED",
+            Error::ValuesPasted(_) => "VALUES_PASTED",
+            Error::ShuttingDown => "SHUTTING_DOWN",
             Error::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Error::MalformedMessage => "MALFORMED_MESSAGE",
             Error::Overloaded => "OVERLOADED",
@@ -201,6 +233,9 @@ impl Error {
             // The KMS negative cache holds for 2 s, the store reconnects
             // within 1 s.
             Error::KmsUnavailable(_) => Some(Duration::from_secs(2)),
+            Error::RateLimited { wait } => Some(*wait),
+            // Another replica takes it at once.
+            Error::ShuttingDown => Some(Duration::ZERO),
             Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
             Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
             _ => None,

@@ -7,14 +7,21 @@ pub mod access;
 pub mod audit;
 
 mod change;
+mod check;
 mod create;
 mod delete;
 mod error;
 mod get;
 mod idempotency;
 mod list;
+mod matchers;
 mod open;
+mod prepare;
 mod purge;
+mod rates;
+mod redact;
+mod references;
+mod render;
 mod resolve;
 mod rollback;
 mod trail;
@@ -22,16 +29,23 @@ mod undelete;
 mod update;
 mod versions;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use check::{
+    CandidateCredential, CheckReferences, Checked, CheckedReference, Days, ReferenceState,
+};
 pub use create::CreateSecret;
 pub use delete::DeleteSecret;
 pub use error::{Cause, Error, FieldViolation, Unresolved};
 pub use get::GetSecret;
 pub use list::{ListSecrets, Page, PageSize};
+pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
+pub use redact::{OpenRedaction, Redaction, Tally};
+pub use references::MAX_REFERENCES;
+pub use render::{RenderTemplate, Rendered};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
 pub use trail::{AuditPage, ListAuditEvents};
@@ -42,6 +56,8 @@ pub use versions::{ListSecretVersions, VersionView};
 use self::{
     access::{Caller, Grants, Policy},
     audit::{Action, AuditEvent, AuditLog},
+    matchers::Matchers,
+    rates::Rates,
 };
 use crate::{
     domain::{
@@ -49,7 +65,7 @@ use crate::{
         WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
-    store::{Key, Record, Store, codec},
+    store::{Key, Record, Store, StoreError, codec},
 };
 
 /// Limits that an operator may set.
@@ -63,22 +79,25 @@ pub struct Limits {
     pub deleted_retention: Duration,
     /// Entries kept in the trail of each workspace.
     pub max_audit_events: u64,
+    /// Calls of Redact and PrepareTemplate per workspace and minute.
+    pub redactions_per_minute: NonZeroU32,
 }
 
 impl Default for Limits {
-    /// 10,000 secrets, 10 versions, 7 days and 10,000 entries.
+    /// 10,000 secrets, 10 versions, 7 days, 10,000 entries and 600 calls.
     fn default() -> Self {
         Self {
             max_secrets_per_workspace: 10_000,
             max_versions: 10,
             deleted_retention: Duration::from_secs(7 * 24 * 60 * 60),
             max_audit_events: 10_000,
+            redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
         }
     }
 }
 
-/// All that the operations need, wired once.
-pub struct Secrets {
+/// What the operations are made of.
+pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
     /// Data keys.
@@ -93,9 +112,25 @@ pub struct Secrets {
     pub environment: Environment,
     /// Operator's limits.
     pub limits: Limits,
-    /// Changes under way. They go on when their caller hangs up; shutdown
-    /// waits for them.
+}
+
+/// All that the operations need, wired once.
+pub struct Secrets {
+    store: Arc<dyn Store>,
+    keyring: Keyring,
+    clock: Arc<dyn Clock>,
+    /// Audit stream.
+    pub audit: AuditLog,
+    policy: Arc<ArcSwap<Policy>>,
+    environment: Environment,
+    limits: Limits,
+    rates: Rates,
+    matchers: Matchers,
+    /// Changes and streams under way. They go on when their caller hangs up;
+    /// shutdown waits for them.
     pub changes: TaskTracker,
+    /// Cancelled when no more calls are taken: streams end then.
+    pub ending: CancellationToken,
 }
 
 /// A secret as callers see it: metadata and etag, never the value.
@@ -176,6 +211,32 @@ impl ActiveKey {
 }
 
 impl Secrets {
+    /// Wires the operations.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
+        Self {
+            rates: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
+            matchers: Matchers::default(),
+            changes: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            store,
+            keyring,
+            clock,
+            audit,
+            policy,
+            environment,
+            limits,
+        }
+    }
+
+    /// Whether the store can be used now.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn health(&self) -> Result<(), StoreError> {
+        self.store.health().await
+    }
+
     fn grants(&self, caller: &Caller, workspace: &WorkspaceId) -> Grants {
         self.policy.load().grants(&caller.id, workspace)
     }

@@ -20,17 +20,27 @@ pub(super) enum Opened {
     /// No such secret.
     Missing,
     /// Its expiry has passed: the value is not for use.
-    Expired,
+    Expired(Arc<Payload>),
     /// A value for use, and what is known of it.
     Current(Arc<Payload>, Box<Stored>),
 }
 
 impl Opened {
+    /// Whether this version of it is kept.
+    pub(super) fn has(&self, version: u64) -> bool {
+        match self {
+            Self::Current(payload, stored) => {
+                payload.version == version || stored.metadata.earlier_version(version).is_some()
+            }
+            Self::Missing | Self::Expired(_) => false,
+        }
+    }
+
     /// The value, if it is for use.
     pub(super) fn current(&self) -> Result<&Arc<Payload>, Cause> {
         match self {
             Self::Missing => Err(Cause::Missing(None)),
-            Self::Expired => Err(Cause::Expired),
+            Self::Expired(_) => Err(Cause::Expired),
             Self::Current(payload, _) => Ok(payload),
         }
     }
@@ -64,7 +74,7 @@ impl Secrets {
                     let payload = Arc::new(keys.open_value(&stored, value).await?);
                     // The expiry that counts is the one sealed with the value.
                     match payload.expire_time {
-                        Some(time) if time <= now => Opened::Expired,
+                        Some(time) if time <= now => Opened::Expired(payload),
                         _ => Opened::Current(payload, Box::new(stored)),
                     }
                 }

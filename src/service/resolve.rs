@@ -32,7 +32,7 @@ pub struct Credential {
     pub version: Option<u64>,
 }
 
-/// 1 to [`MAX_CREDENTIALS`] credentials with distinct aliases.
+/// At most [`MAX_CREDENTIALS`] credentials with distinct aliases.
 pub struct Credentials(Vec<Credential>);
 
 impl Credentials {
@@ -44,6 +44,14 @@ impl Credentials {
         if credentials.is_empty() {
             return Err(Error::field("credentials", "must not be empty"));
         }
+        Self::or_none(credentials)
+    }
+
+    /// As [`Self::new`], but there may be none.
+    ///
+    /// # Errors
+    /// Too many, or every alias that stands there twice.
+    pub fn or_none(credentials: Vec<Credential>) -> Result<Self, Error> {
         Self::check_count(credentials.len())?;
         let mut seen = HashSet::new();
         let twice: Vec<_> = (0..)
@@ -57,6 +65,10 @@ impl Credentials {
             })
             .collect();
         if twice.is_empty() { Ok(Self(credentials)) } else { Err(Error::Invalid(twice)) }
+    }
+
+    pub(super) fn all(&self) -> &[Credential] {
+        &self.0
     }
 
     /// Refuses a number of credentials before any of them is looked at.
@@ -99,8 +111,8 @@ impl Secrets {
     /// Opens the values a run needs: all or nothing.
     ///
     /// One store read, however many names, and one more if earlier versions are
-    /// asked for. Nothing is returned before the
-    /// audit lines, one per credential, are written.
+    /// asked for. Nothing is returned before the audit lines, one per
+    /// credential, are written.
     ///
     /// # Errors
     /// [`Error::Unresolved`] names every missing or expired secret at once.
@@ -143,21 +155,12 @@ impl Secrets {
             }
         }
         self.all_resolved(&grants, workspace, unresolved).await?;
-        let resolved = |Credential { secret, alias, version }: &Credential| {
-            let earlier = version.and_then(|version| versions.get(&(secret, version)));
-            let payload = match earlier {
-                Some(earlier) => earlier.as_ref().ok()?,
-                None => opened.get(secret)?.current().ok()?,
-            };
-            let payload = Arc::clone(payload);
-            Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
-        };
-        Ok(credentials.iter().filter_map(resolved).collect())
+        Ok(credentials.iter().filter_map(|one| resolved(one, &opened, &versions)).collect())
     }
 
     /// The current values, and the earlier ones that are asked for: these cost
     /// a second read, since the first tells where they lie.
-    async fn open_with_versions<'n>(
+    pub(super) async fn open_with_versions<'n>(
         &self,
         workspace: &WorkspaceId,
         names: &BTreeSet<&'n SecretName>,
@@ -212,4 +215,19 @@ impl Secrets {
                 .collect(),
         }
     }
+}
+
+/// What a credential asks for; `None` if it cannot be had.
+pub(super) fn resolved(
+    credential: &Credential,
+    opened: &BTreeMap<&SecretName, Opened>,
+    versions: &Versions<'_>,
+) -> Option<Resolved> {
+    let Credential { secret, alias, version } = credential;
+    let earlier = version.and_then(|version| versions.get(&(secret, version)));
+    let payload = match earlier {
+        Some(earlier) => earlier.as_ref().ok()?,
+        None => opened.get(secret)?.current().ok()?,
+    };
+    Some(Resolved { alias: alias.clone(), name: secret.clone(), payload: Arc::clone(payload) })
 }

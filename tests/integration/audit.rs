@@ -32,6 +32,7 @@ fn event(run: &str) -> AuditEvent {
         action: Action::Resolve,
         outcome: "ok",
         alias: None,
+        matches: None,
         workflow_id: None,
         run_id: Some(RunId::parse(run).unwrap()),
         trace_id: None,

@@ -197,18 +197,22 @@ async fn reflection_and_health_are_open_to_all() {
 
     let methods = grpcurl.run(None, &[&format!("list {SERVICE}")], "").await;
     let names = [
+        "CheckReferences",
         "CreateSecret",
         "DeleteSecret",
         "GetSecret",
         "ListAuditEvents",
         "ListSecretVersions",
         "ListSecrets",
+        "PrepareTemplate",
+        "Redact",
+        "RenderTemplate",
         "ResolveSecrets",
         "RollbackSecret",
         "UndeleteSecret",
         "UpdateSecret",
     ];
-    let names = names.map(|method| format!("{SERVICE}.{method}"));
+    let names = names.map(|name| format!("{SERVICE}.{name}"));
     assert_eq!(methods.stdout.lines().collect::<Vec<_>>(), names);
     for (symbol, holds) in [
         (SERVICE, "rpc ResolveSecrets"),

@@ -14,8 +14,13 @@ use workflow_secrets::{
     grpc::proto::{
         self, CreateSecretRequest, ResolveSecretsResponse, ResolvedSecret, UpdateSecretRequest,
     },
-    service::{CreateSecret, Resolved, UpdateSecret},
+    matcher::{Matcher, Redactor},
+    service::{
+        CreateSecret, PrepareTemplate, Prepared, Redaction, RenderTemplate, Rendered, Resolved,
+        UpdateSecret,
+    },
     store::{Batch, Record, Write, redis::Password},
+    template::{Location, Place, Reference, Template, Token},
 };
 
 /// Whether a type has a trait: an inherent constant, there only if it has, goes
@@ -55,14 +60,28 @@ fn values_and_keys_cannot_be_printed_copied_or_written_out() {
     has_none!(Clone: Plaintext, KeyMaterial, DataKey, Payload);
     has_none!(Serialize: Plaintext, KeyMaterial, DataKey, Payload, Password);
     // Whoever holds them holds a value.
-    has_none!(Debug: CreateSecret, UpdateSecret, Resolved);
-    has_none!(Display: CreateSecret, UpdateSecret, Resolved);
-    has_none!(Clone: CreateSecret, UpdateSecret, Resolved);
-    has_none!(Serialize: CreateSecret, UpdateSecret, Resolved);
+    has_none!(Debug: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
+    has_none!(Display: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
+    has_none!(Clone: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
+    has_none!(Serialize: CreateSecret, UpdateSecret, Resolved, RenderTemplate, Rendered);
+    has_none!(Debug: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
+    has_none!(Display: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
+    has_none!(Clone: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
+    has_none!(Serialize: PrepareTemplate, Prepared, Matcher, Redactor, Redaction);
     has_none!(Debug: CreateSecretRequest, UpdateSecretRequest);
     has_none!(Debug: ResolvedSecret, ResolveSecretsResponse);
+    has_none!(Debug: proto::RenderTemplateRequest, proto::RenderTemplateResponse);
+    has_none!(Debug: proto::render_template_request::Template, proto::redact_request::Request);
+    has_none!(Debug: proto::check_references_request::Template);
+    has_none!(Debug: proto::CheckReferencesRequest, proto::PrepareTemplateRequest);
+    has_none!(Debug: proto::PrepareTemplateResponse, proto::RedactRequest, proto::RedactResponse);
     has_none!(Display: CreateSecretRequest, UpdateSecretRequest);
     has_none!(Display: ResolvedSecret, ResolveSecretsResponse);
+    // Values are pasted into templates, and a place tells keys of one.
+    has_none!(Debug: Template, Token<'_>, Location<'_>, Place, Reference<'_>);
+    has_none!(Display: Template, Token<'_>, Location<'_>, Reference<'_>);
+    has_none!(Clone: Template);
+    has_none!(Serialize: Template, Place);
     // Ciphertext is not logged either.
     has_none!(Debug: SealedRecord, Record, Write, Batch, WrappedDataKey);
 }
@@ -135,8 +154,22 @@ fn messages_that_carry_a_redacted_field_are_those_without_debug() {
         }
     }
     let v1 = |field: &str| format!(".workflowsecrets.v1.{field}");
-    let values =
-        ["CreateSecretRequest.value", "UpdateSecretRequest.value", "ResolvedSecret.value"].map(v1);
+    let values = [
+        "CheckReferencesRequest.json",
+        "CheckReferencesRequest.text",
+        "CreateSecretRequest.value",
+        "PrepareTemplateRequest.json",
+        "PrepareTemplateResponse.json",
+        "RedactRequest.chunk",
+        "RedactResponse.chunk",
+        "RenderTemplateRequest.json",
+        "RenderTemplateRequest.text",
+        "RenderTemplateResponse.context_secrets",
+        "RenderTemplateResponse.rendered",
+        "ResolvedSecret.value",
+        "UpdateSecretRequest.value",
+    ]
+    .map(v1);
     assert_eq!(redacted, BTreeSet::from(values), "the fields that hold a value");
 
     // And whatever holds one of those messages, maps and all.

@@ -12,10 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service as _, ServiceExt as _};
 use workflow_secrets::{
@@ -29,7 +26,7 @@ use workflow_secrets::{
     },
     kms::local::LocalKms,
     service::{
-        Limits, Secrets,
+        Limits, Parts, Secrets,
         access::Policy,
         audit::{AuditConfig, AuditLog, AuditSink},
     },
@@ -103,7 +100,7 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
     let caller = CallerId::parse(CALLER).unwrap();
     let config = KeyringConfig::default();
     let sink = AuditSink::Writer(Box::new(lines));
-    Secrets {
+    Secrets::new(Parts {
         keyring: Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config),
         store,
         clock,
@@ -111,8 +108,7 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
         environment,
         limits: Limits { max_secrets_per_workspace: 10, ..Limits::default() },
-        changes: TaskTracker::new(),
-    }
+    })
 }
 
 struct Lines(Arc<Mutex<Vec<u8>>>);

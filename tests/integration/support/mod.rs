@@ -1,5 +1,6 @@
 //! What tests share.
 
+pub(crate) mod documents;
 pub(crate) mod edge;
 pub(crate) mod fake_kms;
 pub(crate) mod kms_endpoint;
