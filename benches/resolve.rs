@@ -111,6 +111,13 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_audit_events(
+        &self,
+        _: Request<proto::ListAuditEventsRequest>,
+    ) -> Result<Response<proto::ListAuditEventsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn rollback_secret(
         &self,
         _: Request<proto::RollbackSecretRequest>,

@@ -191,6 +191,17 @@ pub struct ServeArgs {
     )]
     pub rotate_data_keys_after_changes: String,
 
+    /// Entries kept in the audit history of each workspace, at most 1000000;
+    /// with 0, none is added
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_AUDIT_EVENTS",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "10000"
+    )]
+    pub max_audit_events: String,
+
     /// Calls of Redact and PrepareTemplate per workspace and minute, on each
     /// replica, at least 1
     #[arg(

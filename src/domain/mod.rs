@@ -6,6 +6,7 @@ mod names;
 mod plaintext;
 mod secret;
 mod time;
+mod trail;
 mod uid;
 mod usage;
 
@@ -18,5 +19,6 @@ pub use names::{
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
 pub use secret::{DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
+pub use trail::TrailEntry;
 pub use uid::{DataKeyId, SecretUid};
 pub use usage::Usage;

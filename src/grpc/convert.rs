@@ -4,9 +4,11 @@
 pub(super) mod keys;
 mod lifecycle;
 
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::Duration};
 
-pub(super) use self::lifecycle::{list_versions, rollback, undelete, versions};
+pub(super) use self::lifecycle::{
+    audit_page, list_audit_events, list_versions, rollback, undelete, versions,
+};
 use super::proto;
 use crate::{
     domain::{
@@ -15,7 +17,7 @@ use crate::{
         WorkspaceId,
     },
     service::{
-        AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error,
+        AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error, Expiry,
         ExpiryChange, FieldViolation, GetSecret, Lease, ListSecretUsage, ListSecrets, Page,
         PageSize, ReleaseRefreshLease, ResolveSecrets, Resolved, SecretUsage, SecretView,
         UpdateSecret, UsagePage,
@@ -69,6 +71,39 @@ impl Faults {
     fn version(&mut self, field: &str, version: u64) -> Option<u64> {
         let parsed = Some(version).filter(|version| *version > 0);
         self.check(field, parsed.ok_or(Refusal::Malformed("must be at least 1")))
+    }
+
+    /// At most one of the two.
+    fn expiry(
+        &mut self,
+        time: Option<prost_types::Timestamp>,
+        ttl: Option<prost_types::Duration>,
+    ) -> Option<Expiry> {
+        if time.is_some() && ttl.is_some() {
+            let rule = Refusal::Malformed("must be absent where expire_time is present");
+            return self.check("ttl", Err(rule));
+        }
+        let ttl = self.duration("ttl", ttl);
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return self.check("ttl", Err(Refusal::Malformed("must be longer than 0")));
+        }
+        self.time(time).map(Expiry::At).or(ttl.map(Expiry::After))
+    }
+
+    fn duration(
+        &mut self,
+        field: &str,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
+        // google.protobuf.Duration: at most 10,000 years.
+        const MAX_SECONDS: u64 = 315_576_000_000;
+        let duration = duration?;
+        let parsed = u64::try_from(duration.seconds)
+            .ok()
+            .zip(u32::try_from(duration.nanos).ok())
+            .filter(|(seconds, nanos)| *seconds <= MAX_SECONDS && *nanos < 1_000_000_000)
+            .map(|(seconds, nanos)| Duration::new(seconds, nanos));
+        self.check(field, parsed.ok_or(Refusal::Malformed("must be 0 to 315,576,000,000 seconds")))
     }
 
     pub(super) fn credentials(&mut self, all: &[proto::Credential]) -> Vec<Credential> {
@@ -126,7 +161,7 @@ pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSe
     let name = faults.check("name", SecretName::parse(&message.name));
     let description = faults.check("description", Description::parse(&message.description));
     let owner = faults.owner(message.owner.as_ref());
-    let expire_time = faults.time(message.expire_time);
+    let expiry = faults.expiry(message.expire_time, message.ttl);
     let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
     let validate_only = message.validate_only;
     let request = || {
@@ -136,7 +171,7 @@ pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSe
             value: value?,
             description: description?,
             owner,
-            expire_time,
+            expiry,
             request_id,
             validate_only,
         })
@@ -164,10 +199,10 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         Some(text) => faults.check("description", Description::parse(text)),
         None => None,
     };
-    let expiry = match faults.time(message.expire_time) {
+    let expiry = match faults.expiry(message.expire_time, message.ttl) {
         None => ExpiryChange::Keep,
-        Some(time) if (time.seconds(), time.nanos()) == (0, 0) => ExpiryChange::Clear,
-        Some(time) => ExpiryChange::Set(time),
+        Some(Expiry::At(time)) if (time.seconds(), time.nanos()) == (0, 0) => ExpiryChange::Clear,
+        Some(expiry) => ExpiryChange::Set(expiry),
     };
     let owner = faults.owner(message.owner.as_ref());
     let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
@@ -176,7 +211,10 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         && description.is_none()
         && expiry == ExpiryChange::Keep
     {
-        return Err(Error::field("value", "must be present unless description or expire_time is"));
+        return Err(Error::field(
+            "value",
+            "must be present unless description, expire_time or ttl is",
+        ));
     }
     let fencing_token = message.fencing_token.map(FencingToken::parse);
     let fencing_token = fencing_token.and_then(|token| faults.check("fencing_token", token));
@@ -259,12 +297,14 @@ pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Er
     let mut faults = Faults::default();
     let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
     let page_size = faults.check("page_size", PageSize::parse(message.page_size));
+    let expiring_within = faults.duration("expiring_within", message.expiring_within);
     let request = workspace.zip(page_size).map(|(workspace, page_size)| ListSecrets {
         workspace,
         page_size,
         page_token: message.page_token,
         show_system_managed: message.show_system_managed,
         show_deleted: message.show_deleted,
+        expiring_within,
     });
     faults.finish(request)
 }
@@ -296,7 +336,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
 }
 
 pub(super) fn secret(view: SecretView) -> proto::Secret {
-    let SecretView { workspace, metadata, etag, deletion, last_resolve_time } = view;
+    let SecretView { workspace, metadata, etag, deletion, expired, last_resolve_time } = view;
     let (managed_by, owner) = match metadata.managed_by {
         ManagedBy::User => (proto::ManagedBy::User, None),
         ManagedBy::System(owner) => (
@@ -324,6 +364,7 @@ pub(super) fn secret(view: SecretView) -> proto::Secret {
         updated_by: metadata.updated_by,
         delete_time: deletion.map(|(delete_time, _)| timestamp(delete_time)),
         purge_time: deletion.map(|(_, purge_time)| timestamp(purge_time)),
+        expired,
         last_resolve_time: last_resolve_time.map(timestamp),
     }
 }

@@ -136,6 +136,7 @@ fn state(state: ReferenceState) -> proto::ReferenceState {
         ReferenceState::Malformed => proto::ReferenceState::Malformed,
         ReferenceState::AliasInvalid => proto::ReferenceState::AliasInvalid,
         ReferenceState::AliasDuplicate => proto::ReferenceState::AliasDuplicate,
+        ReferenceState::VersionMissing => proto::ReferenceState::VersionMissing,
     }
 }
 

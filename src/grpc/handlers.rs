@@ -226,6 +226,21 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         .await
     }
 
+    async fn list_audit_events(
+        &self,
+        request: Request<proto::ListAuditEventsRequest>,
+    ) -> Result<Response<proto::ListAuditEventsResponse>, Status> {
+        self.call(
+            Action::ListAuditEvents,
+            request,
+            convert::list_audit_events,
+            |secrets, caller, command| async move {
+                secrets.list_audit_events(&caller, command).await.map(convert::audit_page)
+            },
+        )
+        .await
+    }
+
     async fn list_secrets(
         &self,
         request: Request<proto::ListSecretsRequest>,

@@ -5,6 +5,7 @@
 //! | Create, Get, Update, Delete, Undelete, Rollback, ListSecretVersions, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
 //! | List, Check, and each call of KeyService | one, without a secret; two of Reencrypt and Rewrap, with outcome `started` and at the end |
 //! | ListSecretUsage | one, with the secret if it asks for one |
+//! | ListAuditEvents | one, with the secret if the call names one |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | Render | one per name in the document and one per credential, with the outcome of the call |
@@ -26,7 +27,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `list_audit_events`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -137,10 +138,14 @@ pub enum Action {
     Undelete,
     /// RollbackSecret.
     Rollback,
+    /// No call: the end of a deleted secret. In trails only.
+    Purge,
     /// ListSecrets.
     List,
     /// ListSecretVersions.
     ListVersions,
+    /// ListAuditEvents.
+    ListAuditEvents,
     /// ResolveSecrets.
     Resolve,
     /// AcquireRefreshLease.
@@ -179,8 +184,10 @@ impl Action {
             Self::Delete => "delete",
             Self::Undelete => "undelete",
             Self::Rollback => "rollback",
+            Self::Purge => "purge",
             Self::List => "list",
             Self::ListVersions => "list_versions",
+            Self::ListAuditEvents => "list_audit_events",
             Self::Resolve => "resolve",
             Self::AcquireLease => "acquire_lease",
             Self::ReleaseLease => "release_lease",

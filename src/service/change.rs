@@ -12,7 +12,10 @@ use super::{
     lease::StoredLease,
 };
 use crate::{
-    domain::{ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, WorkspaceId},
+    domain::{
+        ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, Timestamp,
+        WorkspaceId,
+    },
     envelope::{self, Binding, DataKey, Payload},
     store::{
         Batch, Commit, Expect, Key, Operation, Record, Write,
@@ -38,12 +41,16 @@ pub(super) enum Changed {
 }
 
 impl Changed {
-    pub(super) fn into_view(self, workspace: &WorkspaceId) -> Result<SecretView, Error> {
+    pub(super) fn into_view(
+        self,
+        workspace: &WorkspaceId,
+        now: Timestamp,
+    ) -> Result<SecretView, Error> {
         match self {
             Changed::Stored(metadata, revision) => {
-                Ok(SecretView::stored(workspace, metadata, revision))
+                Ok(SecretView::stored(workspace, Stored { metadata, revision }, now))
             }
-            Changed::Preview(metadata) => Ok(SecretView::preview(workspace, metadata)),
+            Changed::Preview(metadata) => Ok(SecretView::preview(workspace, metadata, now)),
             Changed::Deleted => Err(Error::RecordCorrupt("request record")),
         }
     }

@@ -94,6 +94,8 @@ pub enum ReferenceState {
     AliasInvalid,
     /// Another entry before has the alias.
     AliasDuplicate,
+    /// The version asked for is not kept.
+    VersionMissing,
 }
 
 impl ReferenceState {
@@ -119,13 +121,18 @@ impl Known<'_> {
         }
     }
 
-    fn pinned(&self, name: &SecretName, version: Option<u64>) -> ReferenceState {
-        let kept = |secret: &SecretMetadata, version| {
-            version == secret.version || secret.earlier_version(version).is_some()
+    /// The same of one version of it.
+    fn state_of(&self, name: &SecretName, version: Option<u64>) -> ReferenceState {
+        let kept = |version| {
+            self.secrets.get(name).is_some_and(|secret| {
+                secret.version == version || secret.earlier_version(version).is_some()
+            })
         };
-        match self.secrets.get(name).zip(version) {
-            Some((secret, version)) if !kept(secret, version) => ReferenceState::Missing,
-            _ => self.state(name),
+        match self.state(name) {
+            state if state.resolves() && !version.is_none_or(kept) => {
+                ReferenceState::VersionMissing
+            }
+            state => state,
         }
     }
 
@@ -209,7 +216,7 @@ fn list(
             (None, _) => ReferenceState::Malformed,
             (Some(_), None) => ReferenceState::AliasInvalid,
             (Some(_), Some(alias)) if !aliases.insert(alias) => ReferenceState::AliasDuplicate,
-            (Some(name), Some(_)) => known.pinned(name, *version),
+            (Some(name), Some(_)) => known.state_of(name, *version),
         };
         all.push((secret.as_ref(), state, Box::new(move || credential_place(index))));
     }

@@ -115,6 +115,7 @@ impl Change for DeleteSecret {
         let max = secrets.limits.max_secrets_per_workspace;
         let batch = Batch {
             operations,
+            trail: secrets.trail(caller, Self::ACTION, &stored.metadata, self.request_id()),
             quota: retention.map(|_| Quota { kind: Key::DELETED, max }),
             request: remember(self.request_id(), self.parts(caller).fingerprint(None), None),
             ..Batch::default()

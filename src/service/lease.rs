@@ -208,7 +208,7 @@ impl Secrets {
                     return outcome.map(|()| Lease {
                         fencing_token: lease.token,
                         expire_time: lease.expire_time,
-                        secret: SecretView::stored(workspace, stored.metadata, stored.revision),
+                        secret: SecretView::stored(workspace, stored, now),
                     });
                 }
             }

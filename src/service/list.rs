@@ -1,6 +1,6 @@
 //! ListSecrets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Caller, Deleted, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see,
@@ -19,6 +19,7 @@ impl PageSize {
     const DEFAULT: usize = 50;
     const MAX: usize = 1_000;
 
+    /// How many.
     pub(super) fn get(self) -> usize {
         self.0
     }
@@ -48,6 +49,8 @@ pub struct ListSecrets {
     pub show_system_managed: bool,
     /// Also deleted secrets that may come back.
     pub show_deleted: bool,
+    /// Only those that have expired or will within this time.
+    pub expiring_within: Option<Duration>,
 }
 
 /// A page of secrets, by name in byte order.
@@ -60,7 +63,7 @@ pub struct Page {
 
 /// Records looked at in each further step, where many are passed over because
 /// they may not be shown. The quota of the workspace bounds the steps.
-const STEP: usize = 500;
+pub(super) const STEP: usize = 500;
 
 /// Bytes from which a page ends early, so that it fits the 4 MiB that gRPC
 /// clients accept unless told otherwise.
@@ -136,7 +139,7 @@ impl Secrets {
         limit: usize,
     ) -> Result<(BTreeMap<Place, Option<SecretView>>, bool), Error> {
         let mut found = BTreeMap::new();
-        let mut exhausted = true;
+        let (now, mut exhausted) = (self.clock.now(), true);
         // What lies beyond the end of the shorter scan is not known yet.
         let mut known_up_to = None;
         let kinds = [Some(Key::METADATA), show_deleted.then_some(Key::DELETED)];
@@ -146,9 +149,9 @@ impl Secrets {
             let full = records.len() >= limit;
             let mut last = None;
             for (key, record) in records {
-                let view = readable(workspace, &key, record);
+                let view = readable(workspace, &key, record, now);
                 if view.is_none() {
-                    tracing::error!(%key, "record of a secret corrupt: not listed");
+                    tracing::error!(%key, "metadata record corrupt: not listed");
                 }
                 let place = Place(key.as_str().get(kind.len()..).unwrap_or_default().to_owned());
                 last = Some(place.clone());
@@ -205,14 +208,19 @@ impl Place {
     }
 }
 
-fn readable(workspace: &WorkspaceId, key: &Key, record: Record) -> Option<SecretView> {
+fn readable(
+    workspace: &WorkspaceId,
+    key: &Key,
+    record: Record,
+    now: Timestamp,
+) -> Option<SecretView> {
     match key.as_str().strip_prefix(Key::METADATA) {
         Some(name) => {
             let name = SecretName::parse(name).ok()?;
             let stored = Stored::decode(&name, Some(record)).ok()??;
-            Some(SecretView::stored(workspace, stored.metadata, stored.revision))
+            Some(SecretView::stored(workspace, stored, now))
         }
-        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?)),
+        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?, now)),
     }
 }
 
@@ -221,32 +229,48 @@ impl ListSecrets {
         let SecretView { metadata, deletion, .. } = secret;
         let user_managed = metadata.managed_by == ManagedBy::User;
         let purged = deletion.is_some_and(|(_, purge_time)| purge_time <= now);
-        (user_managed || self.show_system_managed) && !purged && may_see(grants, metadata)
+        // Past the end of time, all that expire do.
+        let expiring = self.expiring_within.is_none_or(|within| {
+            let limit = now.checked_add(within);
+            metadata.expire_time.is_some_and(|time| limit.is_none_or(|limit| time <= limit))
+        });
+        (user_managed || self.show_system_managed)
+            && !purged
+            && expiring
+            && may_see(grants, metadata)
     }
 
-    /// Ties a token to the caller and the other arguments, so that it cannot
-    /// be carried into another listing by mistake. It grants nothing: every
-    /// call is authorized on its own.
-    fn arguments<'a>(&'a self, caller: &'a Caller) -> [&'a str; 5] {
+    fn arguments(&self, caller: &Caller) -> [String; 6] {
         let shown = if self.show_system_managed { "all" } else { "user" };
         let deleted = if self.show_deleted { "deleted" } else { "" };
-        ["ListSecrets", caller.id.as_str(), self.workspace.as_str(), shown, deleted]
+        let within = self.expiring_within.map(|within| within.as_nanos().to_string());
+        [
+            "ListSecrets".to_owned(),
+            caller.id.to_string(),
+            self.workspace.to_string(),
+            shown.to_owned(),
+            deleted.to_owned(),
+            within.unwrap_or_default(),
+        ]
     }
 }
 
-fn seal(arguments: &[&str]) -> String {
-    let arguments: Vec<_> = arguments.iter().map(|text| text.as_bytes()).collect();
+/// Ties a token to the caller and the other arguments, so that it cannot be
+/// carried into another listing by mistake. It grants nothing: every call is
+/// authorized on its own.
+fn seal<A: AsRef<str>>(arguments: &[A]) -> String {
+    let arguments: Vec<_> = arguments.iter().map(|text| text.as_ref().as_bytes()).collect();
     envelope::digest(&arguments).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The token of the page after this place, for a listing by these arguments.
-pub(super) fn page_token(arguments: &[&str], after: Option<&str>) -> String {
+pub(super) fn page_token<A: AsRef<str>>(arguments: &[A], after: Option<&str>) -> String {
     after.map_or_else(String::new, |after| format!("{}{after}", seal(arguments)))
 }
 
 /// The place after which the page of a token starts.
-pub(super) fn page_start<P>(
-    arguments: &[&str],
+pub(super) fn page_start<A: AsRef<str>, P>(
+    arguments: &[A],
     token: &str,
     parse: impl FnOnce(&str) -> Option<P>,
 ) -> Result<Option<P>, Error> {

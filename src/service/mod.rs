@@ -27,6 +27,7 @@ mod references;
 mod render;
 mod resolve;
 mod rollback;
+mod trail;
 mod undelete;
 mod update;
 mod usage;
@@ -58,6 +59,7 @@ pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
+pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
 pub use update::{ExpiryChange, UpdateSecret};
 pub use versions::{ListSecretVersions, VersionView};
@@ -89,6 +91,8 @@ pub struct Limits {
     pub deleted_retention: Duration,
     /// When data keys are rotated by themselves.
     pub rotation: Rotation,
+    /// Entries kept in the trail of each workspace.
+    pub max_audit_events: u64,
     /// Calls of Redact and PrepareTemplate per workspace and minute.
     pub redactions_per_minute: NonZeroU32,
 }
@@ -101,6 +105,7 @@ impl Default for Limits {
             max_versions: 10,
             deleted_retention: Duration::from_secs(7 * 24 * 60 * 60),
             rotation: Rotation::default(),
+            max_audit_events: 10_000,
             redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
         }
     }
@@ -155,36 +160,36 @@ pub struct SecretView {
     pub etag: Option<Etag>,
     /// When it was deleted, and when it will be gone for good.
     pub deletion: Option<(Timestamp, Timestamp)>,
+    /// Whether its expiry has passed.
+    pub expired: bool,
     /// When a run last asked for it; told by Get and List only.
     pub last_resolve_time: Option<Timestamp>,
 }
 
 impl SecretView {
-    fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
+    fn stored(workspace: &WorkspaceId, stored: Stored, now: Timestamp) -> Self {
+        let Stored { metadata, revision } = stored;
         let etag = Some(Etag::of(metadata.uid, revision));
-        Self {
-            workspace: workspace.clone(),
-            metadata,
-            etag,
-            deletion: None,
-            last_resolve_time: None,
-        }
+        Self { etag, ..Self::preview(workspace, metadata, now) }
     }
 
-    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
+    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata, now: Timestamp) -> Self {
+        let expired = metadata.expire_time.is_some_and(|time| time <= now);
         Self {
             workspace: workspace.clone(),
             metadata,
             etag: None,
             deletion: None,
+            expired,
             last_resolve_time: None,
         }
     }
 
-    fn deleted(workspace: &WorkspaceId, deleted: Deleted) -> Self {
+    fn deleted(workspace: &WorkspaceId, deleted: Deleted, now: Timestamp) -> Self {
         let Deleted { secret, revision } = deleted;
         let deletion = Some((secret.delete_time, secret.purge_time));
-        Self { deletion, ..Self::stored(workspace, secret.metadata, revision) }
+        let stored = Stored { metadata: secret.metadata, revision };
+        Self { deletion, ..Self::stored(workspace, stored, now) }
     }
 
     /// With its usage. What was before its creation was of another secret of
@@ -372,10 +377,40 @@ fn principal(caller: &Caller) -> String {
     caller.actor.as_ref().map_or_else(|| caller.id.to_string(), ToString::to_string)
 }
 
-/// Refuses an expiry that has passed.
-fn in_future(now: Timestamp, expire_time: Option<Timestamp>) -> Result<(), Error> {
-    match expire_time {
-        Some(time) if time <= now => Err(Error::field("expire_time", "must lie in the future")),
-        _ => Ok(()),
+/// When a secret is to stop resolving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Then.
+    At(Timestamp),
+    /// So long after the change.
+    After(Duration),
+}
+
+impl Expiry {
+    fn at(expiry: Option<Self>) -> Option<Timestamp> {
+        match expiry {
+            Some(Self::At(time)) => Some(time),
+            _ => None,
+        }
+    }
+
+    fn after(expiry: Option<Self>) -> Option<Duration> {
+        match expiry {
+            Some(Self::After(ttl)) => Some(ttl),
+            _ => None,
+        }
+    }
+
+    /// Refuses what has passed and what no time can tell.
+    fn moment(self, now: Timestamp) -> Result<Timestamp, Error> {
+        match self {
+            Self::At(time) if time <= now => {
+                Err(Error::field("expire_time", "must lie in the future"))
+            }
+            Self::At(time) => Ok(time),
+            Self::After(ttl) => now
+                .checked_add(ttl)
+                .ok_or_else(|| Error::field("ttl", "must end before the year 10000")),
+        }
     }
 }

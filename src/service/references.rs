@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    Cause, Credential, Error, FieldViolation, Unresolved,
-    open::{Opened, Versions},
-};
+use super::{Cause, Credential, Error, FieldViolation, Unresolved, open::Opened};
 use crate::{
     domain::SecretName,
     template::{Location, Template},
@@ -57,7 +54,6 @@ pub(super) fn unresolved(
     template: &Template,
     credentials: &[Credential],
     opened: &BTreeMap<&SecretName, Opened>,
-    versions: &Versions<'_>,
 ) -> Vec<Unresolved> {
     let mut found = Vec::new();
     let mut note = |name: Option<&SecretName>, cause: Cause, place: &dyn Fn() -> String| {
@@ -76,9 +72,12 @@ pub(super) fn unresolved(
         }
     }
     for (index, Credential { secret, version, .. }) in credentials.iter().enumerate() {
-        let pinned = version.and_then(|version| versions.get(&(secret, version)));
-        let pinned = pinned.and_then(|version| version.as_ref().err().cloned());
-        if let Some(cause) = cause(Some(secret)).or(pinned) {
+        let not_kept = || {
+            let version = (*version)?;
+            let opened = opened.get(secret)?;
+            (!opened.has(version)).then_some(Cause::VersionMissing(version))
+        };
+        if let Some(cause) = cause(Some(secret)).or_else(not_kept) {
             note(Some(secret), cause, &|| credential_place(index));
         }
     }

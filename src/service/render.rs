@@ -1,9 +1,6 @@
 //! RenderTemplate: values in place of references.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
@@ -12,6 +9,7 @@ use super::{
     audit::{Action, AuditEvent},
     open::Versions,
     references,
+    resolve::resolved,
 };
 use crate::{
     domain::{RunId, SecretName, WorkflowId, WorkspaceId},
@@ -46,8 +44,8 @@ impl Secrets {
     /// Puts values in place of references and resolves a credentials list, all
     /// from one moment: all or nothing.
     ///
-    /// One store read, however many names. Nothing is returned before the
-    /// audit lines, one per credential and per name in the document, are
+    /// One store read, however many names, and one more if earlier versions are
+    /// asked for. Nothing is returned before the audit lines, one per credential and per name in the document, are
     /// written.
     ///
     /// # Errors
@@ -77,7 +75,7 @@ impl Secrets {
         };
         let (asked, workflow) = (names.iter().copied(), request.workflow_id.as_ref());
         self.usage.asked(workspace, asked, workflow, self.clock.now());
-        let unresolved = references::unresolved(template, credentials, &opened, &versions);
+        let unresolved = references::unresolved(template, credentials, &opened);
         self.all_resolved(&grants, workspace, unresolved).await?;
 
         let current = |name: &SecretName| opened.get(name)?.current().ok();
@@ -88,15 +86,7 @@ impl Secrets {
                 Error::Internal("a reference was not looked at")
             }
         })?;
-        let context = credentials.iter().filter_map(|Credential { secret, alias, version }| {
-            let pinned = version.and_then(|version| versions.get(&(secret, version)));
-            let payload = match pinned {
-                Some(earlier) => earlier.as_ref().ok()?,
-                None => current(secret)?,
-            };
-            let payload = Arc::clone(payload);
-            Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
-        });
+        let context = credentials.iter().filter_map(|one| resolved(one, &opened, &versions));
         let context: Vec<_> = context.collect();
         let in_text = template.names().into_iter();
         let in_text = in_text.filter_map(|name| Some((name.clone(), current(name)?.version)));

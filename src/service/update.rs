@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
+    ActiveKey, Caller, Error, Expiry, Grants, SecretView, Secrets, Stored,
     audit::Action,
     change::{Change, Changed, Snapshot, may_change, put_metadata, remember},
     create::Insert,
     idempotency::Parts,
-    in_future, keys, lease, principal,
+    keys, lease, principal,
 };
 use crate::{
     domain::{
@@ -27,15 +27,14 @@ pub enum ExpiryChange {
     /// Never expires.
     Clear,
     /// Expires then.
-    Set(Timestamp),
+    Set(Expiry),
 }
 
 impl ExpiryChange {
-    fn apply(self, current: Option<Timestamp>) -> Option<Timestamp> {
+    fn set(self) -> Option<Expiry> {
         match self {
-            ExpiryChange::Keep => current,
-            ExpiryChange::Clear => None,
-            ExpiryChange::Set(time) => Some(time),
+            ExpiryChange::Keep | ExpiryChange::Clear => None,
+            ExpiryChange::Set(expiry) => Some(expiry),
         }
     }
 }
@@ -80,7 +79,7 @@ impl Secrets {
         request: UpdateSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 }
 
@@ -112,21 +111,17 @@ impl Change for UpdateSecret {
     }
 
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
-        let (clear, set) = match self.expiry {
-            ExpiryChange::Keep => (false, None),
-            ExpiryChange::Clear => (true, None),
-            ExpiryChange::Set(time) => (false, Some(time)),
-        };
         Parts::of("UpdateSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .optional(self.value.as_ref().map(|value| value.expose().as_bytes()))
             .optional(self.description.as_ref().map(|text| text.as_str().as_bytes()))
-            .flag(clear)
-            .time(set)
+            .flag(self.expiry == ExpiryChange::Clear)
+            .time(Expiry::at(self.expiry.set()))
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
             .flag(self.allow_missing)
             .owner(self.owner.as_ref())
             .number(self.fencing_token.map_or(0, FencingToken::as_u64))
+            .ttl(Expiry::after(self.expiry.set()))
     }
 
     fn needs_value(&self) -> bool {
@@ -164,11 +159,8 @@ impl Change for UpdateSecret {
         let lease = lease.transpose()?;
 
         let now = secrets.clock.now();
-        if let ExpiryChange::Set(time) = self.expiry {
-            in_future(now, Some(time))?;
-        }
         let revision = stored.revision.next();
-        let mut metadata = self.changed(&stored.metadata, caller, now);
+        let mut metadata = self.changed(&stored.metadata, caller, now)?;
         if self.validate_only {
             return Ok(Changed::Preview(metadata));
         }
@@ -205,7 +197,9 @@ impl Change for UpdateSecret {
         let fingerprint = self.parts(caller).fingerprint(fingerprint_key.as_deref());
         let outcome = Some((metadata.clone(), revision));
         let request = remember(self.request_id(), fingerprint, outcome);
-        secrets.commit(&self.workspace, Batch { operations, request, ..Batch::default() }).await?;
+        let trail = secrets.trail(caller, Self::ACTION, &metadata, self.request_id());
+        let batch = Batch { operations, trail, request, ..Batch::default() };
+        secrets.commit(&self.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }
@@ -222,22 +216,32 @@ impl UpdateSecret {
         self.value.is_none() || self.expiry == ExpiryChange::Keep
     }
 
-    fn changed(&self, old: &SecretMetadata, caller: &Caller, now: Timestamp) -> SecretMetadata {
+    fn changed(
+        &self,
+        old: &SecretMetadata,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<SecretMetadata, Error> {
+        let expire_time = match self.expiry {
+            ExpiryChange::Keep => old.expire_time,
+            ExpiryChange::Clear => None,
+            ExpiryChange::Set(expiry) => Some(expiry.moment(now)?),
+        };
         let description = self.description.as_ref().unwrap_or(&old.description);
         let (value_time, value_by) = match &self.value {
             Some(_) => (now, principal(caller)),
             None => (old.value_time, old.value_by.clone()),
         };
-        SecretMetadata {
+        Ok(SecretMetadata {
             description: description.clone(),
             version: old.version.saturating_add(u64::from(self.value.is_some())),
-            expire_time: self.expiry.apply(old.expire_time),
+            expire_time,
             update_time: now,
             updated_by: principal(caller),
             value_time,
             value_by,
             ..old.clone()
-        }
+        })
     }
 
     /// Rules that depend on who manages the secret.
@@ -286,10 +290,11 @@ impl UpdateSecret {
             value,
             description: self.description.as_ref().unwrap_or(&none),
             owner: self.owner.as_ref(),
-            expire_time: self.expiry.apply(None),
+            expiry: self.expiry.set(),
             request_id: self.request_id(),
             parts: self.parts(caller),
             validate_only: self.validate_only,
+            action: Self::ACTION,
         };
         secrets.insert(caller, new, active).await
     }

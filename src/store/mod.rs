@@ -24,6 +24,10 @@ impl Key {
     pub const EARLIER: &'static str = "h/";
     /// Prefix of all secrets that were deleted and may come back.
     pub const DELETED: &'static str = "d/";
+    /// Prefix of all entries of the trail.
+    pub const TRAIL: &'static str = "a/";
+    /// What follows all of these: the character after the slash is the zero.
+    const TRAIL_END: &'static str = "a0";
     /// Prefix of all data keys.
     pub const DATA_KEY: &'static str = "k/";
     /// Prefix of all refresh leases.
@@ -57,6 +61,12 @@ impl Key {
     /// Prefix of all deleted secrets of a name.
     pub fn deleted_named(name: &SecretName) -> String {
         format!("{}{name}/", Self::DELETED)
+    }
+
+    /// The trail entry of the change with this number. The newest sort first;
+    /// in Lua's doubles, 2^53 is the end of exact numbers.
+    fn trail(number: u64) -> Self {
+        Self(format!("{}{:016}", Self::TRAIL, ((1 << 53) - 1_u64).saturating_sub(number)))
     }
 
     /// The data key that seals new values.
@@ -175,6 +185,25 @@ pub struct Quota {
     pub max: u64,
 }
 
+/// What a batch appends to the trail of its workspace.
+#[derive(Clone)]
+pub struct Trail {
+    /// Opaque to the engine, which numbers it by the workspace's revision.
+    pub entry: Vec<u8>,
+    /// How many entries there may be, at least 1: the oldest make room.
+    pub keep: u64,
+}
+
+impl Trail {
+    /// Entries that one batch drops at most: more than it adds, so that a
+    /// smaller number than before is reached soon, and few enough to be quick.
+    const DROP: u64 = 100;
+
+    fn record(&self) -> Record {
+        Record { revision: Revision::from_u64(1), bytes: self.entry.clone() }
+    }
+}
+
 /// A change of one workspace, carried out whole or not at all.
 #[derive(Clone, Default)]
 pub struct Batch {
@@ -185,6 +214,8 @@ pub struct Batch {
     /// Demands that it is kept afterwards. Not checked for a batch that adds no
     /// record of the kind.
     pub quota: Option<Quota>,
+    /// Appended to the trail if the batch is carried out.
+    pub trail: Option<Trail>,
     /// Remembers the outcome under this id for 24 hours. If the id is known
     /// already, nothing is done and the remembered outcome comes back.
     pub request: Option<(RequestId, Vec<u8>)>,
@@ -198,7 +229,7 @@ impl Batch {
     /// Whether the workspace gets another revision.
     fn advances(&self) -> bool {
         let changes = |operation: &Operation| operation.write != Write::Nothing;
-        !self.bookkeeping && self.operations.iter().any(changes)
+        !self.bookkeeping && (self.trail.is_some() || self.operations.iter().any(changes))
     }
 
     /// Engines refuse a batch in which a key stands twice.

@@ -21,8 +21,9 @@ use std::{
 use prost::Message;
 use tonic::{Code, Response, Status};
 use workflow_secrets::grpc::proto::{
-    AcquireRefreshLeaseRequest, ListSecretUsageRequest, ListSecretVersionsRequest, Owner,
-    ReleaseRefreshLeaseRequest, RollbackSecretRequest, UndeleteSecretRequest,
+    AcquireRefreshLeaseRequest, ListAuditEventsRequest, ListSecretUsageRequest,
+    ListSecretVersionsRequest, Owner, ReleaseRefreshLeaseRequest, RollbackSecretRequest,
+    UndeleteSecretRequest,
 };
 
 use super::support::{
@@ -291,6 +292,9 @@ async fn successes(stage: &mut Stage) {
             assert_eq!(value(&answer.unwrap().into_inner(), "k"), canary);
             stage.told.keep(people.delete_secret(delete(&workspace, "GONE")).await).unwrap();
         }
+        let trail = ListAuditEventsRequest { workspace: workspace.clone(), ..Default::default() };
+        let told = stage.told.keep(people.list_audit_events(trail).await).unwrap();
+        assert_eq!(told.events.len(), 12);
         let mut deleted = list(&workspace);
         deleted.show_deleted = true;
         let listed = stage.told.keep(people.list_secrets(deleted).await).unwrap();

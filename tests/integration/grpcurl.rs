@@ -281,6 +281,7 @@ async fn reflection_and_health_are_open_to_all() {
         "CreateSecret",
         "DeleteSecret",
         "GetSecret",
+        "ListAuditEvents",
         "ListSecretUsage",
         "ListSecretVersions",
         "ListSecrets",

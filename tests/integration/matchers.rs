@@ -37,7 +37,7 @@ impl Bench {
             value: plaintext(value),
             description: Default::default(),
             owner: None,
-            expire_time: None,
+            expiry: None,
             request_id: None,
             validate_only: false,
         };

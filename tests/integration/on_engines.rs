@@ -158,7 +158,7 @@ pub(crate) async fn create(
         value: plaintext("token-0"),
         description: Description::default(),
         owner,
-        expire_time: None,
+        expiry: None,
         request_id: None,
         validate_only: false,
     };

@@ -12,11 +12,12 @@ use std::{
 
 use async_trait::async_trait;
 use workflow_secrets::{
-    domain::{Actor, Clock as _, RequestId, Revision, SecretMetadata, WorkspaceId},
+    domain::{Actor, Clock as _, RequestId, Revision, SecretMetadata, SecretUid, WorkspaceId},
     service::{
-        Cause, Error, ExpiryChange, ListSecrets, PageSize, SecretView, Unresolved, audit::AuditSink,
+        Cause, Error, Expiry, ExpiryChange, ListSecrets, PageSize, SecretView, Unresolved,
+        audit::AuditSink,
     },
-    store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor},
+    store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor, codec},
 };
 
 use super::support::{
@@ -58,10 +59,19 @@ async fn a_deleted_secret_comes_back_until_its_time_is_over() {
 #[tokio::test]
 async fn what_is_due_does_not_count() {
     let bench = Bench::new();
-    for number in 0..2_000 {
-        let name = format!("KEY_{number}");
-        bench.create(&name, None, None).await.unwrap();
-        bench.delete(&name).await.unwrap();
+    bench.create("KEY", None, None).await.unwrap();
+    bench.delete("KEY").await.unwrap();
+    // As if it had been deleted that often.
+    let records = bench.store.records(&workspace());
+    let (key, record) =
+        records.into_iter().find(|(key, _)| key.as_str().starts_with(Key::DELETED)).unwrap();
+    for number in 1..2_000_u16 {
+        let mut deleted = codec::decode_deleted(&key, &record.bytes).unwrap();
+        let bytes = [&[0; 14][..], &number.to_be_bytes()].concat();
+        deleted.metadata.uid = SecretUid::from_bytes(bytes.try_into().unwrap());
+        let key = Key::deleted(&name("KEY"), deleted.metadata.uid);
+        let bytes = codec::encode_deleted(&deleted);
+        bench.store.set(&workspace(), key, Some(Record { bytes, ..record.clone() }));
     }
     bench.create("ONE_MORE", None, None).await.unwrap();
     let full = Err(Error::QuotaExceeded { limit: 2_000, deleted: true });
@@ -87,8 +97,8 @@ async fn expiry_is_exact_to_the_nanosecond() {
     let refused = Err(Error::field("expire_time", "must lie in the future"));
     let now = bench.clock.now();
     assert_eq!(bench.create("OTHER", Some(now), None).await, refused);
-    assert_eq!(bench.expire("KEY", ExpiryChange::Set(now)).await, refused);
-    bench.expire("KEY", ExpiryChange::Set(bench.later(NANO))).await.unwrap();
+    assert_eq!(bench.expire("KEY", ExpiryChange::Set(Expiry::At(now))).await, refused);
+    bench.expire("KEY", ExpiryChange::Set(Expiry::At(bench.later(NANO)))).await.unwrap();
     assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
     bench.clock.advance(NANO);
     assert!(bench.resolve("KEY").await.is_err());
@@ -142,6 +152,7 @@ async fn a_page_of_the_longest_secrets_fits_a_message() {
             page_token,
             show_system_managed: false,
             show_deleted: false,
+            expiring_within: None,
         };
         let page = bench.secrets.list(&bench.caller, request).await.unwrap();
         let bytes = |secret: &SecretView| {

@@ -66,6 +66,7 @@ async fn last_resolve(secrets: &Secrets, name: &str) -> Option<Timestamp> {
         page_token: String::new(),
         show_system_managed: true,
         show_deleted: false,
+        expiring_within: None,
     };
     let listed = secrets.list(&caller("operator"), request).await.unwrap().secrets;
     assert!(listed.contains(&got), "{got:?}");

@@ -152,12 +152,12 @@ async fn given_up(stage: &mut Stage) {
     for i in 0..3 {
         for workspace in [format!("hangsup{i}"), format!("timesout{i}")] {
             for _ in 0..200 {
-                if raw.records(&workspace).len() == 3 {
+                if raw.records(&workspace).len() == 4 {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert_eq!(raw.records(&workspace).len(), 3, "{workspace}");
+            assert_eq!(raw.records(&workspace).len(), 4, "{workspace}");
         }
     }
     stage.platform.kms.heal();

@@ -118,7 +118,7 @@ async fn create_once(
         value: plaintext(value),
         description: Default::default(),
         owner: None,
-        expire_time: None,
+        expiry: None,
         request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
         validate_only: false,
     };

@@ -176,7 +176,7 @@ async fn store(secrets: &Arc<Secrets>, to: &str) {
         value: Plaintext::parse("value".to_owned()).ok().unwrap(),
         description: Default::default(),
         owner: None,
-        expire_time: None,
+        expiry: None,
         request_id: None,
         validate_only: false,
     };

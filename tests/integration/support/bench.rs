@@ -14,8 +14,8 @@ use workflow_secrets::{
         Alias, Clock as _, Description, Plaintext, RequestId, SecretName, Timestamp, WorkspaceId,
     },
     service::{
-        CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, ListSecrets,
-        PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, UpdateSecret,
+        CreateSecret, Credential, Credentials, DeleteSecret, Error, Expiry, ExpiryChange,
+        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, UpdateSecret,
         access::Caller, audit::AuditSink,
     },
     store::Store,
@@ -64,7 +64,7 @@ impl Bench {
             value: Plaintext::parse("value".to_owned()).ok().unwrap(),
             description: Description::parse(&"d".repeat(512)).unwrap(),
             owner: None,
-            expire_time,
+            expiry: expire_time.map(Expiry::At),
             request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
             validate_only: false,
         };
@@ -106,6 +106,7 @@ impl Bench {
             page_token: String::new(),
             show_system_managed: true,
             show_deleted,
+            expiring_within: None,
         };
         self.secrets.list(&self.caller, request).await.unwrap().secrets
     }

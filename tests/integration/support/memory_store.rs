@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use workflow_secrets::{
     domain::{RequestId, Revision, WorkspaceId},
     store::{
-        Batch, Commit, Expect, Key, Quota, Record, Shredded, Store, StoreError, WorkspacesCursor,
-        Write,
+        Batch, Commit, Expect, Key, Quota, Record, Shredded, Store, StoreError, Trail,
+        WorkspacesCursor, Write,
     },
 };
 
@@ -89,7 +89,8 @@ impl MemoryStore {
         if batch.expect_empty && !records.is_empty() {
             return Commit::NotEmpty;
         }
-        let changes = batch.operations.iter().any(|one| one.write != Write::Nothing);
+        let changes =
+            batch.trail.is_some() || batch.operations.iter().any(|one| one.write != Write::Nothing);
         let advances = changes && !batch.bookkeeping;
         let mut after = records.clone();
         for operation in batch.operations {
@@ -119,7 +120,17 @@ impl MemoryStore {
         }
         *records = after;
         if advances {
-            *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
+            let mut revisions = self.revisions.lock().unwrap();
+            let number = revisions.entry(workspace.clone()).or_default();
+            *number += 1;
+            if let Some(Trail { entry, keep }) = batch.trail {
+                let key = format!("{}{:016}", Key::TRAIL, (1 << 53) - 1 - *number);
+                let record = Record { revision: Revision::from_u64(1), bytes: entry };
+                records.insert(Key::from_stored(key), record);
+                let trail = records.keys().filter(|key| key.as_str().starts_with(Key::TRAIL));
+                let oldest: Vec<_> = trail.skip(keep.try_into().unwrap()).cloned().collect();
+                records.retain(|key, _| !oldest.contains(key));
+            }
         }
         if let Some((id, outcome)) = batch.request {
             requests.insert((workspace.clone(), id), outcome);

@@ -325,6 +325,7 @@ pub(crate) fn create(workspace: &str, name: &str, value: &str) -> proto::CreateS
         expire_time: None,
         request_id: String::new(),
         validate_only: false,
+        ttl: None,
     }
 }
 
@@ -342,6 +343,7 @@ pub(crate) fn update(workspace: &str, name: &str) -> proto::UpdateSecretRequest 
         validate_only: false,
         owner: None,
         fencing_token: None,
+        ttl: None,
     }
 }
 
