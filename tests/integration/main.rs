@@ -35,6 +35,7 @@ mod kms_faults;
 mod kms_moto;
 mod listing;
 mod matchers;
+mod memory;
 mod operations;
 mod prepare;
 mod redact;
