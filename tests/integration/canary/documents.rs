@@ -26,7 +26,7 @@ use crate::support::{
 /// Holds one secret of each canary, and one that expires.
 pub(super) const WS: &str = "documents";
 
-/// Calls that are refused for a reason: render, check, prepare, redact.
+/// All four calls: render, check, prepare, redact.
 const ALL: [bool; 4] = [true; 4];
 
 pub(super) async fn provoke(stage: &mut Stage) {
