@@ -150,9 +150,13 @@ impl Secrets {
         self.rates.count(&workspace)?;
         let wanted = Wanted { workspace: workspace.clone(), names: None, mask_short: false };
         let matcher = self.matcher(wanted).await?;
+        let turn = self.matchers.turn().await?;
         let sanitize = {
             let matcher = Arc::clone(&matcher);
-            move || sanitize(&template, &matcher)
+            move || {
+                let _turn = turn;
+                sanitize(&template, &matcher)
+            }
         };
         let Sanitized { json, template, pasted, unlisted, found: all } =
             tokio::task::spawn_blocking(sanitize)
