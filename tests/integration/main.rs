@@ -19,6 +19,7 @@ mod check;
 mod cold_and_hot;
 mod dev_mode;
 mod edge_attacks;
+mod examples;
 mod floors;
 mod foreign_client;
 mod golden;

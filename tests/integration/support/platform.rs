@@ -124,6 +124,13 @@ impl Platform {
         replica
     }
 
+    /// A ready replica in the place of one that has ended.
+    pub(crate) async fn replica_at(&self, address: SocketAddr) -> Replica {
+        let replica = self.spawn(address, None, |command, all| command.args(all));
+        replica.ready(self).await;
+        replica
+    }
+
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
         self.launch_in(&[], flags)
