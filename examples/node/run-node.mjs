@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 /**
  * Runs one custom-code node, as an executor of workflows does.
  *

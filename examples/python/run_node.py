@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Runs one custom-code node, as an executor of workflows does.
 
     run_node.py --address HOST:PORT --ca FILE --cert FILE --key FILE \\
