@@ -1,4 +1,4 @@
-//! A hot Resolve beside a bare tonic echo: same build, same messages, same
+//! A hot Resolve, and a Render, beside a bare tonic echo: same build, same messages, same
 //! mutual TLS, same runtime. What counts is the ratio.
 //!
 //! `cargo bench` starts a redis-server of its own and a KMS endpoint.
@@ -9,7 +9,7 @@
 #[path = "../tests/integration/support/mod.rs"]
 mod support;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{alloc::System, net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -25,8 +25,10 @@ use workflow_secrets::{
         accept::{self, AcceptLimits},
         proto::{
             self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
-            ListSecretsResponse, ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret,
-            Secret, UpdateSecretRequest,
+            ListSecretsResponse, RenderTemplateRequest, RenderTemplateResponse,
+            ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret, Secret,
+            UpdateSecretRequest,
+            render_template_request::Template::Json,
             secrets_service_client::SecretsServiceClient,
             secrets_service_server::{SecretsService, SecretsServiceServer},
         },
@@ -43,12 +45,18 @@ use workflow_secrets::{
     },
 };
 
+use zeroizing_alloc::ZeroAlloc;
+
 use self::support::{
     kms_endpoint::KmsEndpoint,
     pki::{self, Ca},
     platform,
     redis_server::{Options, RedisServer},
 };
+
+/// As in the program; the echo pays for it too.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 const VALUE: &str = "sk_live_51H8wJqKZvFm0pXbN2cT7";
 
@@ -105,9 +113,13 @@ impl SecretsService for Echo {
 
     async fn render_template(
         &self,
-        _: Request<proto::RenderTemplateRequest>,
-    ) -> Result<Response<proto::RenderTemplateResponse>, Status> {
-        Err(Status::unimplemented(""))
+        request: Request<RenderTemplateRequest>,
+    ) -> Result<Response<RenderTemplateResponse>, Status> {
+        let mut answer = RenderTemplateResponse::default();
+        if let Some(Json(json)) = request.into_inner().template.take() {
+            answer.rendered = json;
+        }
+        Ok(Response::new(answer))
     }
 
     async fn check_references(
@@ -242,5 +254,41 @@ fn resolve(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, resolve);
+/// An action's configuration of 20 KiB with 5 references.
+fn action_config() -> String {
+    let mut fields = serde_json::Map::new();
+    for number in 0..5 {
+        let reference = format!("Bearer {{{{secrets.KEY_{number}}}}}");
+        fields.insert(format!("header_{number}"), reference.into());
+    }
+    let mut number = 0;
+    while serde_json::to_string(&fields).unwrap().len() < 20 * 1024 {
+        let text = "Dear {{ $json.customer.name }},\n\"your order\" has been shipped.";
+        fields.insert(format!("field_{number}"), serde_json::json!({"text": text, "n": number}));
+        number += 1;
+    }
+    serde_json::to_string(&fields).unwrap()
+}
+
+fn render(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let bench = runtime.block_on(Bench::start());
+    let json = action_config();
+    let mut group = criterion.benchmark_group("render 20 KiB, 5 references");
+    group.throughput(Throughput::Bytes(json.len() as u64));
+    for (id, client) in [("echo", &bench.echo), ("render", &bench.service)] {
+        group.bench_function(BenchmarkId::from_parameter(id), |bencher| {
+            bencher.to_async(&runtime).iter(|| {
+                let mut client = client.clone();
+                let mut request = RenderTemplateRequest::default();
+                request.workspace = "ws".to_owned();
+                request.template = Some(Json(json.clone()));
+                async move { client.render_template(request).await.unwrap() }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, resolve, render);
 criterion_main!(benches);

@@ -1,6 +1,7 @@
 //! The `workflow-secrets` program: arguments in, exit code out.
 
 use std::{
+    alloc::System,
     fmt::Display,
     io::{self, Write as _},
     net::SocketAddr,
@@ -23,6 +24,13 @@ use workflow_secrets::{
     probe,
     telemetry::{self, TelemetryConfig},
 };
+use zeroizing_alloc::ZeroAlloc;
+
+/// Overwrites memory when it is freed, whoever held it: values and keys pass
+/// through buffers of the HTTP/2, TLS, protobuf, search and AWS libraries, which do
+/// not overwrite theirs.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Wrong arguments or settings (sysexits EX_USAGE).
 const USAGE: u8 = 64;

@@ -21,7 +21,8 @@ pub(super) enum Verdict {
 ///
 /// It depends on the text alone, not on how the text arrives.
 pub(super) struct Mask {
-    /// Where the current mask starts. No match lies across this place.
+    /// Where the match starts that it reaches to. All matches before end by
+    /// then or within it.
     start: u64,
     /// Where it ends.
     end: u64,
@@ -55,10 +56,7 @@ impl Mask {
         };
         let last = self.last.and_then(|last| table.get(last));
         let grown = last.zip(table.get(found.pattern)).is_some_and(goes_on);
-        if apart {
-            self.start = start;
-        }
-        (self.end, self.last) = (end, Some(found.pattern));
+        (self.start, self.end, self.last) = (start, end, Some(found.pattern));
         if grown { Verdict::Grown } else { Verdict::Label }
     }
 }

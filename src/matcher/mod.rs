@@ -178,7 +178,7 @@ impl Matcher {
             let [start, end] = [next.start.max(masked), next.end].map(as_usize);
             match (verdict, self.names.get(pattern.name)) {
                 (Verdict::Label, Some(name)) => {
-                    whole = if next.start < masked { 0 } else { pattern.whole };
+                    whole = pattern.whole;
                     let encoding = pattern.encoding;
                     found.push(Finding { range: start..end, name, encoding, partial: true });
                 }

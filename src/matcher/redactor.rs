@@ -59,9 +59,9 @@ impl Redactor {
         })
     }
 
-    /// How many bytes of text the output stands for. Whoever redacts the text
-    /// from there on in a new stream misses no value; a label at that place
-    /// may come twice.
+    /// How many bytes of text the output stands for; all but the last 2 KiB at
+    /// most. Whoever redacts the text from there on in a new stream misses no
+    /// value; a label at that place may come twice.
     pub fn consumed(&self) -> u64 {
         if self.mask.end() > self.before { self.mask.start() } else { self.before }
     }

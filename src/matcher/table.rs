@@ -87,9 +87,9 @@ impl Builder {
     pub(super) fn finish(self) -> Table {
         let Self { arena, mut patterns } = self;
         let bytes = |pattern: &Pattern| arena.get(pattern.at.clone()).unwrap_or_default();
-        patterns.sort_unstable_by(|a, b| {
-            bytes(a).cmp(bytes(b)).then((a.encoding, a.name).cmp(&(b.encoding, b.name)))
-        });
+        let rank = |pattern: &Pattern| (pattern.encoding, pattern.name, pattern.later);
+        patterns
+            .sort_unstable_by(|a, b| bytes(a).cmp(bytes(b)).then_with(|| rank(a).cmp(&rank(b))));
         patterns.dedup_by(|other, kept| {
             let equal = bytes(other) == bytes(kept);
             kept.later |= equal && other.later && other.name == kept.name;

@@ -220,9 +220,16 @@ impl Secrets {
     pub async fn tidy(&self) {
         self.keyring.drop_idle();
         self.rates.tidy();
+        let mut reachable = true;
         for (workspace, revision) in self.matchers.drop_idle(self.clock.monotonic()) {
-            // Not known to be true counts as not true.
-            if !self.store.revision(&workspace).await.is_ok_and(|now| now == revision) {
+            // A store that does not answer is not asked again for each: what is
+            // not known to be true counts as not true.
+            let now = match reachable {
+                true => self.store.revision(&workspace).await.ok(),
+                false => None,
+            };
+            reachable = now.is_some();
+            if now != Some(revision) {
                 self.matchers.forget(&workspace);
             }
         }

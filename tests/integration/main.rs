@@ -33,6 +33,7 @@ mod kms_down;
 mod kms_faults;
 mod kms_moto;
 mod listing;
+mod memory;
 mod operations;
 mod prepare;
 mod redact;

@@ -273,6 +273,11 @@ impl Replica {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap()
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL.
     pub(crate) fn kill9(&mut self) {
         self.child.kill().unwrap();
