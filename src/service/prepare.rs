@@ -154,7 +154,7 @@ impl Secrets {
             let matcher = Arc::clone(&matcher);
             move || sanitize(&template, &matcher)
         };
-        let Sanitized { json, pasted, unlisted, found: all } =
+        let Sanitized { json, template, pasted, unlisted, found: all } =
             tokio::task::spawn_blocking(sanitize)
                 .await
                 .map_err(|_| Error::Internal("looking through a template failed"))??;
@@ -163,8 +163,6 @@ impl Secrets {
             return Err(Error::ValuesPasted(pasted));
         }
 
-        let template = Template::parse(Format::Json, String::clone(&json))
-            .map_err(|_| Error::Internal("a sanitized template is not JSON"))?;
         let listed = || credentials.iter().map(|credential| credential.secret.as_ref());
         let names = distinct(Some(&template), listed().flatten())?;
         let known = self.metadata_of(&workspace, &names).await?;
@@ -204,6 +202,8 @@ fn describe(secret: &SecretMetadata, matcher: &Arc<Matcher>) -> (String, Managed
 /// A template without values, and what was in it.
 struct Sanitized {
     json: Zeroizing<String>,
+    /// The same.
+    template: Template,
     pasted: Vec<Pasted>,
     unlisted: usize,
     found: Found,
@@ -212,13 +212,11 @@ struct Sanitized {
 /// The template with references and placeholders in place of values.
 fn sanitize(template: &Template, matcher: &Matcher) -> Result<Sanitized, Error> {
     let (mut pasted, mut unlisted, mut sums) = (Vec::new(), 0, Found::new());
-    let json = template.rewrite(|location, token| {
+    let mut tokens = 0;
+    let json = template.rewrite(|_, token| {
+        tokens += 1;
         let (Token::String(text) | Token::Number(text)) = token;
         let found = whole(text, matcher.find(text.as_bytes()));
-        if found.is_empty() {
-            return Vec::new();
-        }
-        let place = location.place().to_string();
         let mut edits = Vec::with_capacity(found.len());
         for Whole { range, name, written, partial } in found {
             let with = match (written, partial) {
@@ -232,18 +230,33 @@ fn sanitize(template: &Template, matcher: &Matcher) -> Result<Sanitized, Error> 
             edits.push(Edit { range, with });
             *sums.entry(name.clone()).or_default() += 1;
             if pasted.len() < MAX_LISTED {
-                pasted.push(Pasted { place: place.clone(), name: name.clone(), written, partial });
+                pasted.push((
+                    tokens,
+                    Pasted { place: String::new(), name: name.clone(), written, partial },
+                ));
             } else {
                 unlisted += 1;
             }
         }
         edits
     });
-    match json {
-        Ok(json) => Ok(Sanitized { json, pasted, unlisted, found: sums }),
-        Err(RewriteError::TooLarge) => Err(Error::RenderedTooLarge),
-        Err(RewriteError::Unfit) => Err(Error::Internal("a value was found where it cannot be")),
-    }
+    let json = json.map_err(|error| match error {
+        RewriteError::TooLarge => Error::RenderedTooLarge,
+        RewriteError::Unfit => Error::Internal("a value was found where it cannot be"),
+    })?;
+    let template = Template::parse(Format::Json, String::clone(&json))
+        .map_err(|_| Error::Internal("a sanitized template is not JSON"))?;
+    // Told as places of the result, which has the same tokens: those of the
+    // source are made of its keys, and values may stand there too.
+    let (mut unplaced, mut tokens) = (pasted.iter_mut().peekable(), 0);
+    template.tokens(|location, _| {
+        tokens += 1;
+        while let Some((_, pasted)) = unplaced.next_if(|(token, _)| *token == tokens) {
+            pasted.place = location.place().to_string();
+        }
+    });
+    let pasted = pasted.into_iter().map(|(_, pasted)| pasted).collect();
+    Ok(Sanitized { json, template, pasted, unlisted, found: sums })
 }
 
 /// A finding, widened to what has to go with it.

@@ -1,8 +1,9 @@
 //! After every call and on every error path, with the most verbose logging,
 //! neither a secret value nor a data key is anywhere but in the answer of a
-//! Resolve: not in output, logs, audit lines, traces, errors, nor in Redis's
+//! Resolve or Render: not in output, logs, audit lines, traces, errors, nor in Redis's
 //! memory, files and command stream.
 
+mod documents;
 mod faults;
 mod refusals;
 
@@ -46,7 +47,7 @@ const LOUD: [(&str, &str); 5] = [
     ("SMITHY_LOG", "trace"),
 ];
 
-/// Whatever callers were told, except resolved values.
+/// Whatever callers were told, except resolved and rendered values.
 #[derive(Default)]
 pub(crate) struct Told(Vec<u8>);
 
@@ -268,13 +269,16 @@ async fn values_and_data_keys_are_nowhere() {
     let mut stage = Stage::set().await;
     successes(&mut stage).await;
     refusals::provoke(&mut stage).await;
+    documents::provoke(&mut stage).await;
     faults::provoke(&mut stage).await;
 
+    let streams = documents::under_way(&mut stage).await;
     // An orderly end sends the last spans.
     for replica in &mut stage.replicas {
         replica.terminate();
         assert!(replica.ended(Duration::from_secs(30)).await.success());
     }
+    documents::cut(&mut stage, streams).await;
     let keys = stage.platform.kms.data_keys();
     assert!(keys.len() > 5);
     let keys = keys.iter().map(|key| ("data key", key.as_slice()));
@@ -297,8 +301,13 @@ async fn values_and_data_keys_are_nowhere() {
     let contains = |name: &str, text: &str| {
         String::from_utf8_lossy(place(name)).contains(text).then_some(()).expect(name);
     };
-    contains("traces", "/workflowsecrets.v1.SecretsService/CreateSecret");
-    contains("answers and errors", "RECORD_CORRUPT");
+    for method in ["CreateSecret", "RenderTemplate", "CheckReferences", "PrepareTemplate", "Redact"]
+    {
+        contains("traces", &format!("/workflowsecrets.v1.SecretsService/{method}"));
+    }
+    for why in ["RECORD_CORRUPT", "VALUES_PASTED", "SHUTTING_DOWN"] {
+        contains("answers and errors", why);
+    }
     assert!(stage.replicas[0].audit().iter().any(|line| line["outcome"] == "SECRETS_UNRESOLVED"));
     contains("MONITOR 0", "EVALSHA");
     contains("memory", "workflow-secrets:{ws0}:records");

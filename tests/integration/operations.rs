@@ -2,7 +2,7 @@
 //! stream that breaks: what a running service shows only by chance.
 
 use std::{
-    io::{self, Write},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,130 +10,22 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use workflow_secrets::{
-    domain::{
-        Actor, Alias, CallerId, Clock as _, Description, Environment, Plaintext, RequestId,
-        Revision, SecretMetadata, SecretName, Timestamp, WorkspaceId,
-    },
-    envelope::{Keyring, KeyringConfig},
+    domain::{Actor, Clock as _, RequestId, Revision, SecretMetadata, WorkspaceId},
     service::{
-        Cause, CreateSecret, Credential, Credentials, Error, ExpiryChange, Limits, ListSecrets,
-        PageSize, Parts, ResolveSecrets, SecretView, Secrets, Unresolved, UpdateSecret,
-        access::{Caller, Policy},
-        audit::{AuditConfig, AuditLog, AuditSink},
+        Cause, Error, ExpiryChange, ListSecrets, PageSize, SecretView, Unresolved, audit::AuditSink,
     },
     store::{Batch, Commit, Key, Record, Store, StoreError, WorkspacesCursor},
 };
 
-use super::support::{fake_kms::FakeKms, manual_clock::ManualClock, memory_store::MemoryStore};
-
-struct Bench {
-    secrets: Arc<Secrets>,
-    store: Arc<MemoryStore>,
-    clock: Arc<ManualClock>,
-    caller: Caller,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let store = Arc::new(MemoryStore::default());
-        Self::on(store.clone(), store, AuditSink::Writer(Box::new(io::sink())))
-    }
-
-    fn on(store: Arc<MemoryStore>, seen: Arc<dyn Store>, audit: AuditSink) -> Self {
-        let clock = Arc::new(ManualClock::default());
-        let id = CallerId::parse("spiffe://test/everything").unwrap();
-        let environment = Environment::parse("test").unwrap();
-        let keyring = Keyring::new(
-            Arc::new(FakeKms::default()),
-            seen.clone(),
-            clock.clone(),
-            environment.clone(),
-            KeyringConfig::default(),
-        );
-        let secrets = Secrets::new(Parts {
-            store: seen,
-            keyring,
-            clock: clock.clone(),
-            audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
-            policy: Arc::new(ArcSwap::from_pointee(Policy::everything(id.clone()))),
-            environment,
-            limits: Limits { max_secrets_per_workspace: 2_000, ..Limits::default() },
-        });
-        let caller = Caller { id, actor: None, trace_id: None };
-        Self { secrets: Arc::new(secrets), store, clock, caller }
-    }
-
-    /// So much later than now.
-    fn later(&self, by: Duration) -> Timestamp {
-        let now = self.clock.now();
-        let nanos = u64::from(now.nanos()) + u64::from(by.subsec_nanos());
-        let carry = i64::try_from(by.as_secs() + nanos / 1_000_000_000).unwrap();
-        let nanos = u32::try_from(nanos % 1_000_000_000).unwrap();
-        Timestamp::new(now.seconds() + carry, nanos).unwrap()
-    }
-
-    async fn create(
-        &self,
-        name: &str,
-        expire_time: Option<Timestamp>,
-        request_id: Option<&str>,
-    ) -> Result<(), Error> {
-        let request = CreateSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            value: Plaintext::parse("value".to_owned()).ok().unwrap(),
-            description: Description::parse(&"d".repeat(512)).unwrap(),
-            owner: None,
-            expire_time,
-            request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
-            validate_only: false,
-        };
-        self.secrets.create(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn expire(&self, name: &str, expiry: ExpiryChange) -> Result<(), Error> {
-        let request = UpdateSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            value: None,
-            description: None,
-            expiry,
-            etag: None,
-            allow_missing: false,
-            owner: None,
-            request_id: None,
-            validate_only: false,
-        };
-        self.secrets.update(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn resolve(&self, name: &str) -> Result<String, Error> {
-        let secret = self::name(name);
-        let alias = Alias::from(&secret);
-        let request = ResolveSecrets {
-            workspace: workspace(),
-            credentials: Credentials::new(vec![Credential { secret, alias }]).unwrap(),
-            workflow_id: None,
-            run_id: None,
-        };
-        let mut resolved = self.secrets.resolve(&self.caller, request).await?;
-        Ok(resolved.remove(0).payload.value.expose().to_owned())
-    }
-}
-
-fn workspace() -> WorkspaceId {
-    WorkspaceId::parse("ws").unwrap()
-}
+use super::support::{
+    bench::{Bench, Breaking, name, workspace},
+    memory_store::MemoryStore,
+};
 
 fn unresolved(asked: &str, cause: Cause) -> Error {
     Error::Unresolved(vec![Unresolved { name: Some(name(asked)), cause, place: None }])
-}
-
-fn name(text: &str) -> SecretName {
-    SecretName::parse(text).unwrap()
 }
 
 const NANO: Duration = Duration::from_nanos(1);
@@ -259,22 +151,6 @@ async fn nothing_changes_while_its_audit_line_cannot_be_written() {
     // The first call finds the stream whole again by its own line.
     let _ = bench.create("KEY", None, None).await;
     bench.create("AFTER", None, None).await.unwrap();
-}
-
-/// A sink that fails on demand.
-struct Breaking(Arc<AtomicBool>);
-
-impl Write for Breaking {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.load(Ordering::SeqCst) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A store in which somebody else is always faster, on demand.

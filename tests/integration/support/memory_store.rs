@@ -47,6 +47,12 @@ impl MemoryStore {
         };
     }
 
+    /// Puts the revision of a workspace, as a change elsewhere would or as none
+    /// can: back.
+    pub(crate) fn set_revision(&self, workspace: &WorkspaceId, revision: u64) {
+        self.revisions.lock().unwrap().insert(workspace.clone(), revision);
+    }
+
     /// Fails every read from now on, or none.
     pub(crate) fn fail_reads(&self, fault: Option<StoreError>) {
         *self.read_fault.lock().unwrap() = fault;
@@ -134,6 +140,9 @@ impl Store for MemoryStore {
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        if let Some(fault) = self.read_fault.lock().unwrap().clone() {
+            return Err(fault);
+        }
         let number = self.revisions.lock().unwrap().get(workspace).copied();
         Ok(number.map(Revision::from_u64))
     }
