@@ -164,9 +164,9 @@ export class Output {
   report() {
     const note = (text) => tell(`${this.name}: ${text}`);
     if (this.failure) note(`${this.withheld} bytes withheld: ${this.failure}`);
-    if (this.cuts) note(`cut and resumed, so the tally is not complete: ${this.cuts} times`);
+    if (this.cuts) note(`the stream was cut (${this.cuts}), so the tally is not complete`);
     for (const { name, encoding, count } of this.tally?.masked ?? []) {
-      note(`${name} masked as ${encoding.replace("VALUE_ENCODING_", "")}: ${count} times`);
+      note(`${name} masked as ${encoding.replace("VALUE_ENCODING_", "")}: ${count}`);
     }
     for (const { name, reason } of this.tally?.unmasked ?? []) {
       note(`${name} not looked for: ${reason.replace("REASON_", "")}`);

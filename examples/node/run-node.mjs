@@ -21,9 +21,13 @@
  *     7  context.json could not be written or removed
  *     128 + n  ended by signal n; the code was killed
  *
- * This is no sandbox. Run the code as a user of its own or in a container, or it
- * can read this program's key; and with TMPDIR on a tmpfs, or values reach a disk.
- * Redact is a backstop: code that wants to get a value out does.
+ * This is no sandbox: run the code as a user of its own or in a container, or it
+ * can read this program's key. Set TMPDIR to a tmpfs: values reach no disk then,
+ * and what a SIGKILL leaves behind goes with the machine.
+ *
+ * Redact is a backstop: code that wants to get a value out does. It looks for the
+ * values of the moment when a stream was opened: of a secret that is rotated while
+ * the code runs, the old value is shown once a stream was cut and opened again.
  */
 
 import { spawn } from "node:child_process";
@@ -114,6 +118,7 @@ async function run(options) {
     // Before the code runs: what it does could not be shown without.
     for (const output of outputs) await output.patience.call(() => output.open());
   } catch (error) {
+    if (!error.metadata) throw error;
     tell(`the code has not run: ${explained(error)}`);
     return transient(error) ? 4 : 3;
   }

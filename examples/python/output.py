@@ -117,12 +117,12 @@ class Output:
         if self.failure:
             tell(f"{self.name}: {self.withheld} bytes withheld: {self.failure}")
         if self.cuts:
-            tell(f"{self.name}: cut and resumed, so the tally is not complete: {self.cuts} times")
+            tell(f"{self.name}: the stream was cut ({self.cuts}), so the tally is not complete")
         if self.tally is None:
             return
         for masked in self.tally.masked:
             encoding = api.ValueEncoding.Name(masked.encoding).removeprefix("VALUE_ENCODING_")
-            tell(f"{self.name}: {masked.name} masked as {encoding}: {masked.count} times")
+            tell(f"{self.name}: {masked.name} masked as {encoding}: {masked.count}")
         for unmasked in self.tally.unmasked:
             reason = api.UnmaskedSecret.Reason.Name(unmasked.reason).removeprefix("REASON_")
             tell(f"{self.name}: {unmasked.name} not looked for: {reason}")

@@ -20,9 +20,13 @@ Exit codes:
     7  context.json could not be written or removed
     128 + n  ended by signal n; the code was killed
 
-This is no sandbox. Run the code as a user of its own or in a container, or it
-can read this program's key; and with TMPDIR on a tmpfs, or values reach a disk.
-Redact is a backstop: code that wants to get a value out does.
+This is no sandbox: run the code as a user of its own or in a container, or it
+can read this program's key. Set TMPDIR to a tmpfs: values reach no disk then,
+and what a SIGKILL leaves behind goes with the machine.
+
+Redact is a backstop: code that wants to get a value out does. It looks for the
+values of the moment when a stream was opened: of a secret that is rotated while
+the code runs, the old value is shown once a stream was cut and opened again.
 """
 
 import argparse
@@ -160,6 +164,10 @@ def file(path):
         raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
 
 
+def text(path):
+    return file(path).decode()
+
+
 def arguments():
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--address", required=True)
@@ -167,7 +175,7 @@ def arguments():
         parser.add_argument(name, type=file, required=True)
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--credential", action="append", default=[])
-    parser.add_argument("--config", type=file, default=b"{}")
+    parser.add_argument("--config", type=text, default="{}")
     for name in ("--workflow-id", "--run-id"):
         parser.add_argument(name, default="")
     parser.add_argument("--timeout", type=float, default=60)

@@ -1,4 +1,4 @@
-"""Code of a custom-code node: custom_code.py PART [FILE]
+"""Code of a custom-code node: custom_code.py PART [FILE...]
 
 Run by tests/integration/examples.rs through the programs in examples/.
 """
@@ -22,6 +22,11 @@ def say(text, to=sys.stdout):
     to.flush()
 
 
+def wait_for(file):
+    while not Path(file).exists():
+        time.sleep(0.02)
+
+
 def shows():
     modes = [oct(stat.S_IMODE(os.stat(path).st_mode)) for path in (".", "context.json")]
     say(f"modes {modes} of {os.listdir()}\nenvironment {sorted(os.environ)}\n")
@@ -34,6 +39,14 @@ def shows():
 
 def much():
     say(f"{'x' * 1000} {KEY}\n" * 2500)
+
+
+def floods():
+    """Writes much once the first file is there; makes the second when that is done."""
+    say("ready\n")
+    wait_for(sys.argv[2])
+    much()
+    Path(sys.argv[3]).touch()
 
 
 def fails():
@@ -60,8 +73,7 @@ def waits():
     """Ends a first part in half a value, and goes on once the file is there."""
     say(f"first {KEY}\nthen {KEY[:9]}")
     say(f"first {KEY}\n", sys.stderr)
-    while not Path(sys.argv[2]).exists():
-        time.sleep(0.02)
+    wait_for(sys.argv[2])
     say(f"{KEY[9:]} last {KEY}\n")
 
 

@@ -289,6 +289,16 @@ impl Replica {
         program::terminate(&self.child);
     }
 
+    /// Makes it hang: connections stay open and nothing is answered.
+    pub(crate) fn stop_signal(&self) {
+        program::signal(&self.child, "-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn cont_signal(&self) {
+        program::signal(&self.child, "-CONT");
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let status = program::ended(&mut self.child, within).await;
