@@ -18,6 +18,7 @@ mod changes;
 mod check;
 mod cold_and_hot;
 mod dev_mode;
+mod document_attacks;
 mod documents;
 mod documents_faults;
 mod edge_attacks;
