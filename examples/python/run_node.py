@@ -175,7 +175,7 @@ def arguments():
         parser.add_argument(name, type=file, required=True)
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--credential", action="append", default=[])
-    parser.add_argument("--config", type=text, default="{}")
+    parser.add_argument("--config", type=text)
     for name in ("--workflow-id", "--run-id"):
         parser.add_argument(name, default="")
     parser.add_argument("--timeout", type=float, default=60)

@@ -87,7 +87,7 @@ def render(stub, options):
     pairs = [credential.partition("=") for credential in options.credential]
     request = api.RenderTemplateRequest(
         workspace=options.workspace,
-        json=options.config,
+        json="{}" if options.config is None else options.config,
         credentials=[api.Credential(secret=name, alias=alias) for name, _, alias in pairs],
         workflow_id=options.workflow_id,
         run_id=options.run_id,
