@@ -22,6 +22,7 @@ mod document_attacks;
 mod documents;
 mod documents_faults;
 mod edge_attacks;
+mod examples;
 mod floors;
 mod foreign_client;
 mod golden;
