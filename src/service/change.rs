@@ -180,7 +180,7 @@ impl Secrets {
         let mut keys = vec![Key::metadata(name), Key::active_data_key()];
         keys.extend(change.needs_value().then(|| Key::value(name)));
         keys.extend(change.needs_lease().then(|| Key::lease(name)));
-        let mut records = self.store.read(workspace, &keys).await?.into_iter();
+        let mut records = self.read_all(workspace, keys).await?.into_iter();
         let mut next = || records.next().flatten();
         Ok(Snapshot {
             stored: Stored::decode(name, next())?,
