@@ -111,6 +111,13 @@ impl SecretsService for Echo {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_audit_events(
+        &self,
+        _: Request<proto::ListAuditEventsRequest>,
+    ) -> Result<Response<proto::ListAuditEventsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn rollback_secret(
         &self,
         _: Request<proto::RollbackSecretRequest>,
@@ -122,6 +129,27 @@ impl SecretsService for Echo {
         &self,
         _: Request<proto::ListSecretVersionsRequest>,
     ) -> Result<Response<proto::ListSecretVersionsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn acquire_refresh_lease(
+        &self,
+        _: Request<proto::AcquireRefreshLeaseRequest>,
+    ) -> Result<Response<proto::RefreshLease>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn release_refresh_lease(
+        &self,
+        _: Request<proto::ReleaseRefreshLeaseRequest>,
+    ) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_secret_usage(
+        &self,
+        _: Request<proto::ListSecretUsageRequest>,
+    ) -> Result<Response<proto::ListSecretUsageResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
@@ -171,6 +199,8 @@ impl SecretsService for Echo {
 struct Bench {
     echo: SecretsServiceClient<Channel>,
     service: SecretsServiceClient<Channel>,
+    /// The same without a record of who uses what.
+    unrecorded: SecretsServiceClient<Channel>,
     _redis: RedisServer,
     _kms: KmsEndpoint,
     _dir: tempfile::TempDir,
@@ -206,30 +236,42 @@ impl Bench {
         let environment = Environment::parse("bench").unwrap();
         let key = kms.create_key();
         let caller = workflow_secrets::domain::CallerId::parse(&caller).unwrap();
-        let audit = AuditSink::File(dir.path().join("audit.jsonl"));
-        let secrets = Arc::new(Secrets::new(Parts {
-            keyring: Keyring::new(
-                Arc::new(kms.kms(&key)),
-                Arc::clone(&store),
-                Arc::clone(&clock),
-                environment.clone(),
-                KeyringConfig::default(),
-            ),
-            store,
-            clock,
-            audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
-            policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
-            environment,
-            limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
-        }));
-        let (service, incoming) = listen().await;
-        tokio::spawn(async move {
-            let health = Health::default();
-            let never = std::future::pending();
-            let config = ServerConfig::default();
-            let span = |_: &http::Request<()>| tracing::Span::none();
-            grpc::serve(secrets, &health, config, incoming, never, span).await.unwrap();
-        });
+        let secrets = |audit: &str| {
+            Secrets::new(Parts {
+                keyring: Keyring::new(
+                    Arc::new(kms.kms(&key)),
+                    Arc::clone(&store),
+                    Arc::clone(&clock),
+                    environment.clone(),
+                    KeyringConfig::default(),
+                ),
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                audit: AuditLog::start(
+                    AuditSink::File(dir.path().join(audit)),
+                    AuditConfig::default(),
+                )
+                .unwrap(),
+                policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
+                environment: environment.clone(),
+                limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
+            })
+        };
+        let serve = async |secrets| {
+            let (address, incoming) = listen().await;
+            let secrets = Arc::new(secrets);
+            tokio::spawn(write_usage(Arc::clone(&secrets)));
+            tokio::spawn(async move {
+                let health = Health::default();
+                let never = std::future::pending();
+                let config = ServerConfig::default();
+                let span = |_: &http::Request<()>| tracing::Span::none();
+                grpc::serve(secrets, &health, config, incoming, never, span).await.unwrap();
+            });
+            address
+        };
+        let service = serve(secrets("audit.jsonl")).await;
+        let unrecorded = serve(secrets("unrecorded.jsonl").without_usage()).await;
 
         let connect = async |address| {
             SecretsServiceClient::new(pki::channel(address, client.clone()).await.unwrap())
@@ -237,6 +279,7 @@ impl Bench {
         let mut bench = Self {
             echo: connect(echo).await,
             service: connect(service).await,
+            unrecorded: connect(unrecorded).await,
             _redis: redis,
             _kms: kms,
             _dir: dir,
@@ -249,12 +292,21 @@ impl Bench {
     }
 }
 
+/// As production does it.
+async fn write_usage(secrets: Arc<Secrets>) {
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        secrets.write_usage().await;
+    }
+}
+
 /// Resolves of `names` secrets each, `calls` of them at once.
 async fn calls(client: &SecretsServiceClient<Channel>, names: usize, calls: usize) {
     let names: Vec<_> = (0..names).map(|number| format!("KEY_{number}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let call = |_| {
-        let (mut client, request) = (client.clone(), platform::resolve("ws", &names));
+        let (mut client, mut request) = (client.clone(), platform::resolve("ws", &names));
+        request.workflow_id = "4c0ff3a0-7c3e-4000-8000-000000000000".to_owned();
         async move { client.resolve_secrets(request).await.unwrap() }
     };
     join_all((0..calls).map(call)).await;
@@ -266,7 +318,12 @@ fn resolve(criterion: &mut Criterion) {
     for (at_once, names) in [(1, 1), (1, 10), (1, 100), (64, 1), (64, 10)] {
         let mut group = criterion.benchmark_group(format!("{names} secrets, {at_once} at once"));
         group.throughput(Throughput::Elements(at_once as u64));
-        for (id, client) in [("echo", &bench.echo), ("resolve", &bench.service)] {
+        let servers = [
+            ("echo", &bench.echo),
+            ("resolve", &bench.service),
+            ("resolve, usage not recorded", &bench.unrecorded),
+        ];
+        for (id, client) in servers {
             group.bench_function(BenchmarkId::from_parameter(id), |bencher| {
                 bencher.to_async(&runtime).iter(|| calls(client, names, at_once));
             });

@@ -35,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// In which time all cached workspaces are looked at whether another replica
 /// destroyed them.
 const TOMBSTONES_WITHIN: Duration = Duration::from_secs(30);
+/// How often usage is written: what a crash loses of it.
+const WRITE_USAGE_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the service could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +129,8 @@ pub async fn serve(
 
 /// Serves until shutdown, then ends in order: health says NOT_SERVING, calls
 /// are taken a little longer, then those under way finish, the changes behind
-/// calls that were given up are committed, and the audit stream is written.
+/// calls that were given up are committed, and usage and the audit stream are
+/// written.
 async fn run<I>(secrets: Arc<Secrets>, incoming: I, ending: Ending) -> Result<Instant, RunError>
 where
     I: Stream<Item = std::io::Result<Connection>>,
@@ -138,6 +141,8 @@ where
     let shredded = tokio::spawn(forget_shredded(Arc::clone(&secrets)));
     let purge = Arc::clone(&secrets);
     let purge = tokio::spawn(async move { purge.purge_without_end().await });
+    let idle = CancellationToken::new();
+    let mut usage = tokio::spawn(write_usage(Arc::clone(&secrets), idle.clone()));
     let server = grpc::serve(
         Arc::clone(&secrets),
         &health,
@@ -172,8 +177,14 @@ where
             tracing::warn!("grace period over: connections cut");
         }
     }
+    secrets.changes.close();
     if tokio::time::timeout_at(deadline, secrets.changes.wait()).await.is_err() {
         tracing::warn!("grace period over: changes under way given up");
+    }
+    idle.cancel();
+    if tokio::time::timeout_at(deadline, &mut usage).await.is_err() {
+        tracing::warn!("grace period over: usage of the last seconds lost");
+        usage.abort();
     }
     if !matches!(tokio::time::timeout_at(end, secrets.audit.flush()).await, Ok(Ok(()))) {
         tracing::error!("audit lines may be lost");
@@ -206,5 +217,15 @@ async fn upkeep(secrets: Arc<Secrets>, health: Health) {
         ready = Some(now.is_ok());
         health.ready(now.is_ok()).await;
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Writes usage behind, for a last time when no more calls come.
+async fn write_usage(secrets: Arc<Secrets>, idle: CancellationToken) {
+    let mut last = false;
+    while !last {
+        let pause = tokio::time::sleep(WRITE_USAGE_EVERY);
+        last = idle.run_until_cancelled(pause).await.is_none();
+        secrets.write_usage().await;
     }
 }

@@ -125,8 +125,15 @@ impl ServeConfig {
             &args.max_secrets_per_workspace,
             "a number of secrets, at least 1",
         );
-        let max_versions = max_versions(f, &args.max_versions);
         let rotation = rotation(f, &args);
+        let max_versions =
+            f.at_most("--max-versions", &args.max_versions, 100, "a number of earlier values");
+        let max_audit_events = f.at_most(
+            "--max-audit-events",
+            &args.max_audit_events,
+            1_000_000,
+            "a number of entries",
+        );
         let deleted_retention = f.duration("--deleted-retention", &args.deleted_retention);
         if deleted_retention.is_some_and(|kept| kept > 3_650 * DAY) {
             f.0.push("--deleted-retention: must be at most 3650days".into());
@@ -156,8 +163,9 @@ impl ServeConfig {
                 kms: kms?,
                 limits: Limits {
                     max_secrets_per_workspace: max_secrets?.get().into(),
-                    max_versions: max_versions?,
                     rotation: rotation?,
+                    max_versions: usize::try_from(max_versions?).unwrap_or(usize::MAX),
+                    max_audit_events: max_audit_events?.into(),
                     deleted_retention: deleted_retention?,
                     redactions_per_minute: redactions_per_minute?,
                 },
@@ -241,7 +249,6 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// As many as a metadata record may list.
 /// Shorter times and lower numbers would soon make more data keys than a
 /// workspace may have.
 fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
@@ -258,13 +265,6 @@ fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
     }
     let age = Some(age?).filter(|age| !age.is_zero());
     Some(Rotation { age, changes: Some(changes?).filter(|changes| *changes > 0) })
-}
-
-fn max_versions(f: &mut Faults, text: &str) -> Option<usize> {
-    let rule = "a number of earlier values, at most 100";
-    let number: u8 = f.parsed("--max-versions", text, rule)?;
-    let number = (number <= 100).then_some(number.into());
-    f.note("--max-versions", number.ok_or(format!("must be {rule}")))
 }
 
 /// Reads a policy file.

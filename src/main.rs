@@ -21,9 +21,7 @@ use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
     app::{self, RunError},
     cli::{self, CliError},
-    config::{
-        Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig,
-    },
+    config::{Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig},
     telemetry::{self, TelemetryConfig},
 };
 use zeroizing_alloc::ZeroAlloc;

@@ -4,6 +4,8 @@
 
 #[path = "../../src/domain/mod.rs"]
 pub mod domain;
+#[path = "../../src/matcher/mod.rs"]
+pub mod matcher;
 #[path = "../../src/template/mod.rs"]
 pub mod template;
 

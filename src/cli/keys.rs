@@ -47,8 +47,7 @@ pub async fn keys(config: KeysConfig) -> Result<(), CliError> {
         }
         KeysTask::Rewrap(workspace, kms_key) => {
             let workspace = workspace.map_or_else(String::new, |w| w.as_str().to_owned());
-            let request =
-                RewrapDataKeysRequest { workspace, kms_key: kms_key.unwrap_or_default() };
+            let request = RewrapDataKeysRequest { workspace, kms_key: kms_key.unwrap_or_default() };
             let call =
                 |mut client: Client, request| async move { client.rewrap_data_keys(request).await };
             rewrapped(&job(&client, request, call).await?)
@@ -184,8 +183,12 @@ where
     let mut progress = Progress::new();
     loop {
         let mut changed = 0;
-        let status = match follow(call(client.clone(), request.clone()), &mut progress, &mut changed)
-            .await
+        let status = match follow(
+            call(client.clone(), request.clone()),
+            &mut progress,
+            &mut changed,
+        )
+        .await
         {
             Ok(report) => return Ok(report),
             Err(status) => status,

@@ -30,8 +30,27 @@ pub enum Command {
     /// Ask a server for its health; exit 0 if SERVING, else 1. For exec probes
     Probe(ProbeArgs),
     /// Store the secrets of a .env or JSON file in a workspace
+    ///
+    /// Without --yes it only has the server check them, and shows what it would do.
+    ///
+    /// A secret that exists stays as it is, unless --update-existing is set. So an
+    /// import can be run again: after it was cut off, it goes on; after it was
+    /// carried out, it changes nothing.
+    ///
+    /// No value is ever printed.
+    ///
+    /// Exit codes: 0 all of it is fine, or done; 1 the server refuses something: a
+    /// check that finds this stores nothing; 64 wrong arguments; 65 wrong lines in
+    /// the file, all of them named: nothing is sent; 69 the server cannot be reached,
+    /// or was lost for half a minute: run it again; 70 a fault here, such as output
+    /// that cannot be written.
     Import(Box<ImportArgs>),
-    /// Administer data keys
+    /// Administer data keys; needs the role operator
+    ///
+    /// Exit codes: 0 done; 1 the server refuses, or something failed and is named;
+    /// 64 wrong arguments; 69 the server cannot be reached, or was lost for half a
+    /// minute; 70 a fault here, such as output that cannot be written. Whatever was
+    /// cut off is run again: it goes on where it was.
     Keys(KeysArgs),
 }
 
@@ -197,6 +216,17 @@ pub struct ServeArgs {
         default_value = "0"
     )]
     pub rotate_data_keys_after_changes: String,
+
+    /// Entries kept in the audit history of each workspace, at most 1000000;
+    /// with 0, none is added
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_AUDIT_EVENTS",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "10000"
+    )]
+    pub max_audit_events: String,
 
     /// Calls of Redact and PrepareTemplate per workspace and minute, on each
     /// replica, at least 1

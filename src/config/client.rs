@@ -141,10 +141,8 @@ impl ImportConfig {
             path => Source::File(path.into()),
         };
         let format = format(f, args.format.as_deref(), &source);
-        let import_id = args
-            .import_id
-            .as_ref()
-            .and_then(|text| f.rule("--import-id", RequestId::parse(text)));
+        let import_id =
+            args.import_id.as_ref().and_then(|text| f.rule("--import-id", RequestId::parse(text)));
         let existing = match args.update_existing {
             true => Existing::Update(import_id),
             false => Existing::Keep,

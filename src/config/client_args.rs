@@ -55,20 +55,7 @@ pub struct ProbeArgs {
     pub timeout: String,
 }
 
-/// Stores the secrets of a .env or JSON file in a workspace. Without --yes it
-/// only has the server check them, and shows what it would do.
-///
-/// A secret that exists stays as it is, unless --update-existing is set. So an
-/// import can be run again: after it was cut off, it goes on; after it was
-/// carried out, it changes nothing.
-///
-/// No value is ever printed.
-///
-/// Exit codes: 0 all of it is fine, or done; 1 the server refuses something: a
-/// check that finds this stores nothing; 64 wrong arguments; 65 wrong lines in
-/// the file, all of them named: nothing is sent; 69 the server cannot be reached,
-/// or was lost for half a minute: run it again; 70 a fault here, such as output
-/// that cannot be written.
+/// Flags of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
     /// The file: .env, or JSON of names and values; - for standard input
@@ -106,12 +93,7 @@ pub struct ImportArgs {
     pub caller: CallerArgs,
 }
 
-/// Administers data keys; needs the role operator.
-///
-/// Exit codes: 0 done; 1 the server refuses, or something failed and is named;
-/// 64 wrong arguments; 69 the server cannot be reached, or was lost for half a
-/// minute; 70 a fault here, such as output that cannot be written. Whatever was
-/// cut off is run again: it goes on where it was.
+/// `keys` and its commands.
 #[derive(Debug, Args)]
 pub struct KeysArgs {
     /// What to do.

@@ -44,6 +44,11 @@ impl Faults {
         self.note(flag, text.parse().map_err(|_| format!("must be {what}")))
     }
 
+    pub(super) fn at_most(&mut self, flag: &str, text: &str, most: u32, what: &str) -> Option<u32> {
+        let number = text.parse().ok().filter(|number| *number <= most);
+        self.note(flag, number.ok_or_else(|| format!("must be {what}, at most {most}")))
+    }
+
     pub(super) fn duration(&mut self, flag: &str, text: &str) -> Option<Duration> {
         let parsed = humantime::parse_duration(text);
         self.note(flag, parsed.map_err(|_| "must be a duration such as 500ms, 20s or 2m"))

@@ -183,6 +183,8 @@ text_types! {
     ConnectionId, opaque_id;
     /// Idempotency key (AIP-155).
     RequestId, opaque_id;
+    /// Who holds a lease, as the caller tells it: best unique to one attempt.
+    LeaseHolder, opaque_id;
     /// Free text for people, at most 1,024 characters.
     Description, description;
     /// The person behind a call, as the caller tells it; never trusted.

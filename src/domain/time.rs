@@ -41,6 +41,23 @@ impl Timestamp {
         Self::new(self.seconds.checked_add(by)?, u32::try_from(nanos).ok()?)
     }
 
+    /// So much later, at most the end of the range.
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        let nanos = u64::from(self.nanos) + u64::from(by.subsec_nanos());
+        let seconds = i64::try_from(by.as_secs().saturating_add(nanos / 1_000_000_000));
+        let seconds = self.seconds.saturating_add(seconds.unwrap_or(i64::MAX));
+        let nanos = u32::try_from(nanos % 1_000_000_000).unwrap_or_default();
+        Self { seconds: seconds.min(Self::MAX_SECONDS), nanos }
+    }
+
+    /// How long after `earlier` this is; nothing if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        let parts = |time: Self| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+        let nanos = parts(self).saturating_sub(parts(earlier));
+        Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    }
+
     /// As the standard library counts; before the epoch counts as the epoch.
     pub fn to_system_time(self) -> SystemTime {
         u64::try_from(self.seconds)
@@ -114,5 +131,19 @@ mod tests {
         for too_much in [Duration::from_secs(1), Duration::MAX] {
             assert_eq!(end.checked_add(too_much), None);
         }
+    }
+
+    #[test]
+    fn sums_carry_and_stay_in_range() {
+        let time = |s, n| Timestamp::new(s, n).expect("in range");
+        let ms = Duration::from_millis;
+        assert_eq!(time(5, 900_000_000).plus(ms(1_200)), time(7, 100_000_000));
+        assert_eq!(time(-5, 0).plus(ms(4_999)), time(-1, 999_000_000));
+        assert_eq!(time(7, 5).plus(Duration::ZERO), time(7, 5));
+        let end = time(Timestamp::MAX_SECONDS, 0);
+        assert_eq!(end.plus(Duration::MAX).seconds(), Timestamp::MAX_SECONDS);
+        assert_eq!(time(7, 100_000_000).since(time(5, 900_000_000)), ms(1_200));
+        assert_eq!(time(5, 0).since(time(5, 1)), Duration::ZERO);
+        assert_eq!(end.since(time(Timestamp::MIN_SECONDS, 0)), Duration::from_nanos(u64::MAX));
     }
 }

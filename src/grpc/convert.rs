@@ -4,18 +4,23 @@
 pub(super) mod keys;
 mod lifecycle;
 
-use std::{mem, sync::Arc};
+use std::{mem, sync::Arc, time::Duration};
 
-pub(super) use self::lifecycle::{list_versions, rollback, undelete, versions};
+pub(super) use self::lifecycle::{
+    audit_page, list_audit_events, list_versions, rollback, undelete, versions,
+};
 use super::proto;
 use crate::{
     domain::{
-        Alias, ConnectionId, Description, Etag, Integration, ManagedBy, Owner, Plaintext, Refusal,
-        RequestId, RunId, SecretName, Timestamp, WorkflowId, WorkspaceId,
+        Alias, ConnectionId, Description, Etag, FencingToken, Integration, LeaseHolder, LeaseTtl,
+        ManagedBy, Owner, Plaintext, Refusal, RequestId, RunId, SecretName, Timestamp, WorkflowId,
+        WorkspaceId,
     },
     service::{
-        CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, FieldViolation,
-        GetSecret, ListSecrets, Page, PageSize, ResolveSecrets, Resolved, SecretView, UpdateSecret,
+        AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error, Expiry,
+        ExpiryChange, FieldViolation, GetSecret, Lease, ListSecretUsage, ListSecrets, Page,
+        PageSize, ReleaseRefreshLease, ResolveSecrets, Resolved, SecretUsage, SecretView,
+        UpdateSecret, UsagePage,
     },
 };
 
@@ -68,6 +73,39 @@ impl Faults {
         self.check(field, parsed.ok_or(Refusal::Malformed("must be at least 1")))
     }
 
+    /// At most one of the two.
+    fn expiry(
+        &mut self,
+        time: Option<prost_types::Timestamp>,
+        ttl: Option<prost_types::Duration>,
+    ) -> Option<Expiry> {
+        if time.is_some() && ttl.is_some() {
+            let rule = Refusal::Malformed("must be absent where expire_time is present");
+            return self.check("ttl", Err(rule));
+        }
+        let ttl = self.duration("ttl", ttl);
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return self.check("ttl", Err(Refusal::Malformed("must be longer than 0")));
+        }
+        self.time(time).map(Expiry::At).or(ttl.map(Expiry::After))
+    }
+
+    fn duration(
+        &mut self,
+        field: &str,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
+        // google.protobuf.Duration: at most 10,000 years.
+        const MAX_SECONDS: u64 = 315_576_000_000;
+        let duration = duration?;
+        let parsed = u64::try_from(duration.seconds)
+            .ok()
+            .zip(u32::try_from(duration.nanos).ok())
+            .filter(|(seconds, nanos)| *seconds <= MAX_SECONDS && *nanos < 1_000_000_000)
+            .map(|(seconds, nanos)| Duration::new(seconds, nanos));
+        self.check(field, parsed.ok_or(Refusal::Malformed("must be 0 to 315,576,000,000 seconds")))
+    }
+
     pub(super) fn credentials(&mut self, all: &[proto::Credential]) -> Vec<Credential> {
         let mut credentials = Vec::with_capacity(all.len());
         for (i, credential) in all.iter().enumerate() {
@@ -77,9 +115,12 @@ impl Faults {
                 ("", name) => name.as_ref().map(Alias::from),
                 (alias, _) => self.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
             };
-            let version = Some(credential.version).filter(|version| *version > 0);
-            let both = secret.zip(alias);
-            credentials.extend(both.map(|(secret, alias)| Credential { secret, alias, version }));
+            let version = pinned(credential.version);
+            credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential {
+                secret,
+                alias,
+                version,
+            }));
         }
         credentials
     }
@@ -108,6 +149,11 @@ fn etag(text: &str) -> Option<Etag> {
     (!text.is_empty()).then(|| Etag::received(text))
 }
 
+/// A version that a credential names; 0 stands for the current one.
+pub(super) fn pinned(version: u64) -> Option<u64> {
+    Some(version).filter(|version| *version > 0)
+}
+
 pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSecret, Error> {
     let mut faults = Faults::default();
     let value = value(&mut faults, mem::take(&mut message.value))?;
@@ -115,7 +161,7 @@ pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSe
     let name = faults.check("name", SecretName::parse(&message.name));
     let description = faults.check("description", Description::parse(&message.description));
     let owner = faults.owner(message.owner.as_ref());
-    let expire_time = faults.time(message.expire_time);
+    let expiry = faults.expiry(message.expire_time, message.ttl);
     let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
     let validate_only = message.validate_only;
     let request = || {
@@ -125,7 +171,7 @@ pub(super) fn create(mut message: proto::CreateSecretRequest) -> Result<CreateSe
             value: value?,
             description: description?,
             owner,
-            expire_time,
+            expiry,
             request_id,
             validate_only,
         })
@@ -153,10 +199,10 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         Some(text) => faults.check("description", Description::parse(text)),
         None => None,
     };
-    let expiry = match faults.time(message.expire_time) {
+    let expiry = match faults.expiry(message.expire_time, message.ttl) {
         None => ExpiryChange::Keep,
-        Some(time) if (time.seconds(), time.nanos()) == (0, 0) => ExpiryChange::Clear,
-        Some(time) => ExpiryChange::Set(time),
+        Some(Expiry::At(time)) if (time.seconds(), time.nanos()) == (0, 0) => ExpiryChange::Clear,
+        Some(expiry) => ExpiryChange::Set(expiry),
     };
     let owner = faults.owner(message.owner.as_ref());
     let request_id = faults.optional("request_id", &message.request_id, RequestId::parse);
@@ -165,7 +211,15 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         && description.is_none()
         && expiry == ExpiryChange::Keep
     {
-        return Err(Error::field("value", "must be present unless description or expire_time is"));
+        return Err(Error::field(
+            "value",
+            "must be present unless description, expire_time or ttl is",
+        ));
+    }
+    let fencing_token = message.fencing_token.map(FencingToken::parse);
+    let fencing_token = fencing_token.and_then(|token| faults.check("fencing_token", token));
+    if faults.0.is_empty() && fencing_token.is_some() && value.is_none() {
+        return Err(Error::field("fencing_token", "must come with a new value"));
     }
     let (etag, allow_missing) = (etag(&message.etag), message.allow_missing);
     let validate_only = message.validate_only;
@@ -176,6 +230,7 @@ pub(super) fn update(mut message: proto::UpdateSecretRequest) -> Result<UpdateSe
         description,
         expiry,
         etag,
+        fencing_token,
         allow_missing,
         owner,
         request_id,
@@ -200,16 +255,70 @@ pub(super) fn delete(message: proto::DeleteSecretRequest) -> Result<DeleteSecret
     faults.finish(request)
 }
 
+pub(super) fn acquire_lease(
+    message: proto::AcquireRefreshLeaseRequest,
+) -> Result<AcquireRefreshLease, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let holder = faults.check("holder", LeaseHolder::parse(&message.holder));
+    let ttl = match message.ttl {
+        None => Some(LeaseTtl::default()),
+        Some(ttl) => faults.check("ttl", LeaseTtl::parse(ttl.seconds, ttl.nanos)),
+    };
+    let etag = etag(&message.etag);
+    let request = || {
+        Some(AcquireRefreshLease {
+            workspace: workspace?,
+            name: name?,
+            holder: holder?,
+            ttl: ttl?,
+            etag,
+        })
+    };
+    let request = request();
+    faults.finish(request)
+}
+
+pub(super) fn release_lease(
+    message: proto::ReleaseRefreshLeaseRequest,
+) -> Result<ReleaseRefreshLease, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.check("name", SecretName::parse(&message.name));
+    let token = faults.check("fencing_token", FencingToken::parse(message.fencing_token));
+    let request =
+        || Some(ReleaseRefreshLease { workspace: workspace?, name: name?, fencing_token: token? });
+    let request = request();
+    faults.finish(request)
+}
+
 pub(super) fn list(message: proto::ListSecretsRequest) -> Result<ListSecrets, Error> {
     let mut faults = Faults::default();
     let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
     let page_size = faults.check("page_size", PageSize::parse(message.page_size));
+    let expiring_within = faults.duration("expiring_within", message.expiring_within);
     let request = workspace.zip(page_size).map(|(workspace, page_size)| ListSecrets {
         workspace,
         page_size,
         page_token: message.page_token,
         show_system_managed: message.show_system_managed,
         show_deleted: message.show_deleted,
+        expiring_within,
+    });
+    faults.finish(request)
+}
+
+pub(super) fn list_usage(message: proto::ListSecretUsageRequest) -> Result<ListSecretUsage, Error> {
+    let mut faults = Faults::default();
+    let workspace = faults.check("workspace", WorkspaceId::parse(&message.workspace));
+    let name = faults.optional("name", &message.name, SecretName::parse);
+    let page_size = faults.check("page_size", PageSize::parse(message.page_size));
+    let request = workspace.zip(page_size).map(|(workspace, page_size)| ListSecretUsage {
+        workspace,
+        name,
+        page_size,
+        page_token: message.page_token,
     });
     faults.finish(request)
 }
@@ -227,7 +336,7 @@ pub(super) fn resolve(message: proto::ResolveSecretsRequest) -> Result<ResolveSe
 }
 
 pub(super) fn secret(view: SecretView) -> proto::Secret {
-    let SecretView { workspace, metadata, etag, deletion } = view;
+    let SecretView { workspace, metadata, etag, deletion, expired, last_resolve_time } = view;
     let (managed_by, owner) = match metadata.managed_by {
         ManagedBy::User => (proto::ManagedBy::User, None),
         ManagedBy::System(owner) => (
@@ -255,6 +364,35 @@ pub(super) fn secret(view: SecretView) -> proto::Secret {
         updated_by: metadata.updated_by,
         delete_time: deletion.map(|(delete_time, _)| timestamp(delete_time)),
         purge_time: deletion.map(|(_, purge_time)| timestamp(purge_time)),
+        expired,
+        last_resolve_time: last_resolve_time.map(timestamp),
+    }
+}
+
+pub(super) fn lease(lease: Lease) -> proto::RefreshLease {
+    proto::RefreshLease {
+        fencing_token: lease.fencing_token.as_u64(),
+        expire_time: Some(timestamp(lease.expire_time)),
+        secret: Some(secret(lease.secret)),
+    }
+}
+
+pub(super) fn usage_page(page: UsagePage) -> proto::ListSecretUsageResponse {
+    let entry = |SecretUsage { name, missing, usage }: SecretUsage| {
+        let workflow = |(id, time): (&WorkflowId, _)| proto::WorkflowUsage {
+            workflow_id: id.to_string(),
+            last_resolve_time: Some(timestamp(time)),
+        };
+        proto::SecretUsage {
+            name: name.to_string(),
+            missing,
+            last_resolve_time: usage.last().map(timestamp),
+            workflows: usage.workflows().map(workflow).collect(),
+        }
+    };
+    proto::ListSecretUsageResponse {
+        usages: page.usages.into_iter().map(entry).collect(),
+        next_page_token: page.next_page_token,
     }
 }
 

@@ -2,7 +2,7 @@
 //! types and back: the rest of `convert`.
 
 use super::{
-    convert::{Faults, timestamp},
+    convert::{Faults, pinned, timestamp},
     proto,
 };
 use crate::{
@@ -78,7 +78,7 @@ fn candidates(all: &[proto::Credential]) -> Vec<CandidateCredential> {
             "" => secret.as_ref().map(Alias::from),
             alias => Alias::parse(alias).ok(),
         };
-        CandidateCredential { secret, alias }
+        CandidateCredential { secret, alias, version: pinned(credential.version) }
     };
     all.iter().map(candidate).collect()
 }
@@ -136,6 +136,7 @@ fn state(state: ReferenceState) -> proto::ReferenceState {
         ReferenceState::Malformed => proto::ReferenceState::Malformed,
         ReferenceState::AliasInvalid => proto::ReferenceState::AliasInvalid,
         ReferenceState::AliasDuplicate => proto::ReferenceState::AliasDuplicate,
+        ReferenceState::VersionMissing => proto::ReferenceState::VersionMissing,
     }
 }
 

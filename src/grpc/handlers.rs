@@ -226,6 +226,21 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         .await
     }
 
+    async fn list_audit_events(
+        &self,
+        request: Request<proto::ListAuditEventsRequest>,
+    ) -> Result<Response<proto::ListAuditEventsResponse>, Status> {
+        self.call(
+            Action::ListAuditEvents,
+            request,
+            convert::list_audit_events,
+            |secrets, caller, command| async move {
+                secrets.list_audit_events(&caller, command).await.map(convert::audit_page)
+            },
+        )
+        .await
+    }
+
     async fn list_secrets(
         &self,
         request: Request<proto::ListSecretsRequest>,
@@ -246,6 +261,49 @@ impl proto::secrets_service_server::SecretsService for Handlers {
             convert::resolve,
             |secrets, caller, command| async move {
                 secrets.resolve(&caller, command).await.map(convert::resolved)
+            },
+        )
+        .await
+    }
+
+    async fn acquire_refresh_lease(
+        &self,
+        request: Request<proto::AcquireRefreshLeaseRequest>,
+    ) -> Result<Response<proto::RefreshLease>, Status> {
+        self.call(
+            Action::AcquireLease,
+            request,
+            convert::acquire_lease,
+            |secrets, caller, command| async move {
+                secrets.acquire_lease(&caller, command).await.map(convert::lease)
+            },
+        )
+        .await
+    }
+
+    async fn release_refresh_lease(
+        &self,
+        request: Request<proto::ReleaseRefreshLeaseRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.call(
+            Action::ReleaseLease,
+            request,
+            convert::release_lease,
+            |secrets, caller, command| async move { secrets.release_lease(&caller, command).await },
+        )
+        .await
+    }
+
+    async fn list_secret_usage(
+        &self,
+        request: Request<proto::ListSecretUsageRequest>,
+    ) -> Result<Response<proto::ListSecretUsageResponse>, Status> {
+        self.call(
+            Action::ListUsage,
+            request,
+            convert::list_usage,
+            |secrets, caller, command| async move {
+                secrets.list_usage(&caller, command).await.map(convert::usage_page)
             },
         )
         .await

@@ -3,7 +3,10 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream::unfold};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::yield_now,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -43,35 +46,51 @@ pub(super) fn stream(
     idle: Duration,
 ) -> (impl Future<Output = ()> + Send, Answers) {
     let (answers, unread) = mpsc::channel(2);
+    // Apart from the answers, which may be full: a stream that was cut must
+    // not look like one that is complete.
+    let (ended, end) = oneshot::channel();
     let work = async move {
         let mut pump = Pump { chunks, answers, ending, idle };
         let end = pump.run(&mut redaction).await;
         let input_bytes = redaction.input_bytes();
         let last = match (end, redaction.end().await) {
-            (Ok(()), Ok(tally)) => pump.send(Ok(documents::tally(tally, input_bytes))).await,
+            (Ok(()), Ok(tally)) => pump.send(documents::tally(tally, input_bytes)).await,
             (Ok(()), Err(error)) => Err(error.into()),
-            (Err(end), _) => Err(end),
-        };
-        let status = match last {
-            Ok(()) | Err(End::Left) => return,
-            Err(End::Status(status)) => status,
-            Err(End::Refused(error)) => {
+            (Err(end), Ok(_)) => Err(end),
+            // Lines are missing, and nobody else may be told.
+            (Err(end), Err(error)) => {
                 log(Action::Redact, &error);
-                error.into()
+                Err(end)
             }
         };
-        // Nobody may be reading, so it is not waited for.
-        let _ = pump.answers.try_send(Err(status));
+        let end = match last {
+            Ok(()) | Err(End::Left) => Ok(()),
+            Err(End::Status(status)) => Err(status),
+            Err(End::Refused(error)) => {
+                log(Action::Redact, &error);
+                Err(error.into())
+            }
+        };
+        // The client may have left.
+        let _ = ended.send(end);
     };
-    let next = |mut unread: mpsc::Receiver<_>| async move {
-        unread.recv().await.map(|answer| (answer, unread))
+    let next = |(mut unread, end): Unread| async move {
+        if let Some(answer) = unread.recv().await {
+            return Some((Ok(answer), (unread, end)));
+        }
+        let end = end?.await.unwrap_or_else(|_| Err(Error::Internal("a stream broke off").into()));
+        end.err().map(|status| (Err(status), (unread, None)))
     };
-    (work, Box::pin(unfold(unread, next)))
+    (work, Box::pin(unfold((unread, Some(end)), next)))
 }
+
+/// What the client has not read yet: answers, and how the stream ended.
+type Unread =
+    (mpsc::Receiver<proto::RedactResponse>, Option<oneshot::Receiver<Result<(), Status>>>);
 
 struct Pump {
     chunks: Streaming<proto::RedactRequest>,
-    answers: mpsc::Sender<Result<proto::RedactResponse, Status>>,
+    answers: mpsc::Sender<proto::RedactResponse>,
     ending: CancellationToken,
     idle: Duration,
 }
@@ -85,17 +104,19 @@ impl Pump {
                 redaction.push(slice, &mut answer.chunk);
                 answer.input_bytes = redaction.input_bytes();
                 if answer.chunk.len() >= ANSWER {
-                    self.send(Ok(std::mem::take(&mut answer))).await?;
+                    self.send(std::mem::take(&mut answer)).await?;
                 }
+                // Some values and texts take long: other calls have their turn.
+                yield_now().await;
             }
             if !answer.chunk.is_empty() {
-                self.send(Ok(answer)).await?;
+                self.send(answer).await?;
             }
         }
         let mut answer = proto::RedactResponse::default();
         redaction.finish(&mut answer.chunk);
         answer.input_bytes = redaction.input_bytes();
-        if answer.chunk.is_empty() { Ok(()) } else { self.send(Ok(answer)).await }
+        if answer.chunk.is_empty() { Ok(()) } else { self.send(answer).await }
     }
 
     async fn receive(&mut self) -> Result<Option<proto::RedactRequest>, End> {
@@ -110,7 +131,7 @@ impl Pump {
         }
     }
 
-    async fn send(&mut self, answer: Result<proto::RedactResponse, Status>) -> Result<(), End> {
+    async fn send(&mut self, answer: proto::RedactResponse) -> Result<(), End> {
         tokio::select! {
             biased;
             sent = tokio::time::timeout(self.idle, self.answers.send(answer)) => match sent {

@@ -69,7 +69,7 @@ fn describe(
         Error::MessageTooLarge => text(
             Code::ResourceExhausted,
             "the message is larger than any valid call: a value has at most 64 KiB, a template \
-             1 MiB, a chunk 256 KiB",
+             1 MiB, a chunk 255 KiB",
         ),
         Error::RenderedTooLarge => text(
             Code::ResourceExhausted,
@@ -77,7 +77,8 @@ fn describe(
         ),
         Error::TooMuchToMatch => text(
             Code::ResourceExhausted,
-            "the values to look for have more than 8 MiB: name the secrets that matter",
+            "the values to look for have more than 8 MiB, or than 64 MiB in all encodings: name \
+             the secrets that matter",
         ),
         Error::RateLimited { .. } => text(
             Code::ResourceExhausted,
@@ -162,6 +163,20 @@ fn describe(
         Error::ConcurrentUpdate => {
             text(Code::Aborted, "lost a race against other changes; nothing was done: retry")
         }
+        Error::LeaseHeld { holder, until, .. } => {
+            metadata.insert("holder".into(), holder.to_string());
+            metadata.insert("expire_time".into(), until.to_string());
+            let message = format!(
+                "{holder} holds the refresh lease until {until}: wait, then look whether the \
+                 secret was refreshed"
+            );
+            (Code::Aborted, message)
+        }
+        Error::LeaseLost => text(
+            Code::Aborted,
+            "the lease has ended or another is newer; nothing was stored: get the secret again, \
+             then decide",
+        ),
         Error::RequestIdReused => text(
             Code::InvalidArgument,
             "the request_id was used for another request within 24 hours: use a new one",
@@ -241,12 +256,20 @@ fn bad_request(
     }
 }
 
-/// The first names, for messages that people read.
+/// So many names stand in messages, which people read.
+const NAMED: usize = 2;
+
+/// The place in a message. A long one is told in the details only.
+fn short_place(unresolved: &Unresolved) -> Option<&str> {
+    unresolved.place.as_deref().filter(|place| place.len() <= 60)
+}
+
+/// The first names.
 fn summary(all: &[Unresolved]) -> String {
-    const NAMED: usize = 2;
-    let told = all.iter().take(NAMED).map(|Unresolved { name, cause, place }| {
+    let told = all.iter().take(NAMED).map(|one| {
+        let Unresolved { name, cause, .. } = one;
         let name = name.as_ref().map_or("a reference", SecretName::as_str);
-        let place = place.as_ref().map_or_else(String::new, |place| format!(" (at {place})"));
+        let place = short_place(one).map_or_else(String::new, |place| format!(" (at {place})"));
         match cause {
             Cause::Missing(_) => format!("{name} does not exist{place}"),
             Cause::Expired => format!("{name} has expired{place}"),
@@ -267,7 +290,10 @@ fn unresolved(
     metadata: &mut HashMap<String, String>,
     all: &[Unresolved],
 ) {
-    let mut room = DETAIL_BYTES;
+    // The message takes room too: a place travels in it percent-encoded, and
+    // once more in the details.
+    let in_message: usize = all.iter().take(NAMED).filter_map(short_place).map(str::len).sum();
+    let mut room = DETAIL_BYTES - 4 * in_message;
     for (listed, Unresolved { name, cause, place }) in all.iter().enumerate() {
         let name = name.as_ref().map_or("", SecretName::as_str);
         let place = place.as_deref().unwrap_or_default();

@@ -119,7 +119,8 @@ pub fn load_client(files: &ClientTlsFiles) -> Result<Arc<ClientConfig>, TlsError
         let chain = certificates(cert).map_err(|fault| note(cert, fault)).ok();
         chain.zip(private_key(key).map_err(|fault| note(key, fault)).ok())
     });
-    let (Some(roots), Some(identity)) = (roots, identity.map_or(Some(None), |found| found.map(Some)))
+    let (Some(roots), Some(identity)) =
+        (roots, identity.map_or(Some(None), |found| found.map(Some)))
     else {
         return Err(TlsError(faults));
     };

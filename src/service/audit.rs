@@ -2,8 +2,10 @@
 //!
 //! | Call | Lines |
 //! |---|---|
-//! | Create, Get, Update, Delete, Undelete, Rollback, ListSecretVersions | one, with the secret, also if it is not granted or fails |
+//! | Create, Get, Update, Delete, Undelete, Rollback, ListSecretVersions, AcquireRefreshLease, ReleaseRefreshLease | one, with the secret, also if it is not granted or fails |
 //! | List, Check, and each call of KeyService | one, without a secret; two of Reencrypt and Rewrap, with outcome `started` and at the end |
+//! | ListSecretUsage | one, with the secret if it asks for one |
+//! | ListAuditEvents | one, with the secret if the call names one |
 //! | Resolve | one per credential, with the outcome of the call |
 //! | Resolve that is not granted | one; with the secret if the call names only one |
 //! | Render | one per name in the document and one per credential, with the outcome of the call |
@@ -25,7 +27,7 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `resolve`, `render`, `check`, `prepare`, `redact`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `list_audit_events`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
 //! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; or the reason of the error (`NOT_GRANTED`, ...) |
 //! | `caller` | SPIFFE id of the client's certificate; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
@@ -33,6 +35,7 @@
 //! | `alias` | resolve, render: the key under which the value was returned |
 //! | `matches` | prepare, redact: how often the value was found |
 //! | `workflow_id`, `run_id` | resolve, render, redact: as the caller tells them |
+//! | `holder` | acquire_lease: for whom, as the caller tells it |
 //! | `trace_id` | W3C trace id, as the caller tells it |
 //!
 //! No field can hold a secret value: none has a type that could.
@@ -57,7 +60,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use self::output::Output;
 use super::access::Caller;
 use crate::domain::{
-    Actor, Alias, CallerId, RunId, SecretName, Timestamp, TraceId, WorkflowId, WorkspaceId,
+    Actor, Alias, CallerId, LeaseHolder, RunId, SecretName, Timestamp, TraceId, WorkflowId,
+    WorkspaceId,
 };
 
 /// What a call did to one secret, or tried to; to a whole workspace, if it is
@@ -90,6 +94,8 @@ pub struct AuditEvent {
     pub workflow_id: Option<WorkflowId>,
     /// Resolve, Render, Redact: for which run.
     pub run_id: Option<RunId>,
+    /// AcquireRefreshLease: for whom.
+    pub holder: Option<LeaseHolder>,
     /// The trace the call belongs to.
     pub trace_id: Option<TraceId>,
 }
@@ -111,6 +117,7 @@ impl AuditEvent {
             matches: None,
             workflow_id: None,
             run_id: None,
+            holder: None,
             trace_id,
         }
     }
@@ -131,12 +138,22 @@ pub enum Action {
     Undelete,
     /// RollbackSecret.
     Rollback,
+    /// No call: the end of a deleted secret. In trails only.
+    Purge,
     /// ListSecrets.
     List,
     /// ListSecretVersions.
     ListVersions,
+    /// ListAuditEvents.
+    ListAuditEvents,
     /// ResolveSecrets.
     Resolve,
+    /// AcquireRefreshLease.
+    AcquireLease,
+    /// ReleaseRefreshLease.
+    ReleaseLease,
+    /// ListSecretUsage.
+    ListUsage,
     /// RenderTemplate.
     Render,
     /// CheckReferences.
@@ -167,9 +184,14 @@ impl Action {
             Self::Delete => "delete",
             Self::Undelete => "undelete",
             Self::Rollback => "rollback",
+            Self::Purge => "purge",
             Self::List => "list",
             Self::ListVersions => "list_versions",
+            Self::ListAuditEvents => "list_audit_events",
             Self::Resolve => "resolve",
+            Self::AcquireLease => "acquire_lease",
+            Self::ReleaseLease => "release_lease",
+            Self::ListUsage => "list_usage",
             Self::Render => "render",
             Self::Check => "check",
             Self::Prepare => "prepare",
@@ -359,6 +381,8 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         #[serde(skip_serializing_if = "Option::is_none")]
         run_id: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        holder: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         trace_id: Option<&'a str>,
     }
     let line = Line {
@@ -374,6 +398,7 @@ fn encode(event: &AuditEvent, lines: &mut Vec<u8>) -> Result<(), serde_json::Err
         matches: event.matches,
         workflow_id: event.workflow_id.as_ref().map(WorkflowId::as_str),
         run_id: event.run_id.as_ref().map(RunId::as_str),
+        holder: event.holder.as_ref().map(LeaseHolder::as_str),
         trace_id: event.trace_id.as_ref().map(TraceId::as_str),
     };
     line.serialize(&mut serde_json::Serializer::with_formatter(&mut *lines, Ascii))?;
@@ -442,6 +467,7 @@ mod tests {
             matches: Some(3),
             workflow_id: Some(WorkflowId::parse("wf").unwrap()),
             run_id: Some(RunId::parse("run").unwrap()),
+            holder: Some(LeaseHolder::parse("pod-1").unwrap()),
             trace_id: Some(TraceId::parse("4bf92f3577b34da6a3ce929d0e0e4736").unwrap()),
             ..event()
         };
@@ -451,7 +477,7 @@ mod tests {
              \"caller\":\"spiffe://td/executor\",\
              \"actor\":\"Zo\\u00eb \\\"Z\\\" \\\\ \\ud83d\\udd11\",\
              \"workspace\":\"ws_1\",\"secret\":\"KEY\",\"version\":18446744073709551615,\
-             \"alias\":\"k\",\"matches\":3,\"workflow_id\":\"wf\",\"run_id\":\"run\",\
+             \"alias\":\"k\",\"matches\":3,\"workflow_id\":\"wf\",\"run_id\":\"run\",\"holder\":\"pod-1\",\
              \"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"}\n"
         );
     }

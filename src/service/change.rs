@@ -9,9 +9,13 @@ use super::{
     ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
     audit::{Action, AuditEvent},
     idempotency::Parts,
+    lease::StoredLease,
 };
 use crate::{
-    domain::{ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, WorkspaceId},
+    domain::{
+        ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, Timestamp,
+        WorkspaceId,
+    },
     envelope::{self, Binding, DataKey, Payload},
     store::{
         Batch, Commit, Expect, Key, Operation, Record, Write,
@@ -24,7 +28,7 @@ use crate::{
 const MAX_CHANGES: usize = 4_000;
 
 /// Attempts before a lost race is told to a caller that sent no etag.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 /// What a change left behind.
 pub(super) enum Changed {
@@ -37,12 +41,16 @@ pub(super) enum Changed {
 }
 
 impl Changed {
-    pub(super) fn into_view(self, workspace: &WorkspaceId) -> Result<SecretView, Error> {
+    pub(super) fn into_view(
+        self,
+        workspace: &WorkspaceId,
+        now: Timestamp,
+    ) -> Result<SecretView, Error> {
         match self {
             Changed::Stored(metadata, revision) => {
-                Ok(SecretView::stored(workspace, metadata, revision))
+                Ok(SecretView::stored(workspace, Stored { metadata, revision }, now))
             }
-            Changed::Preview(metadata) => Ok(SecretView::preview(workspace, metadata)),
+            Changed::Preview(metadata) => Ok(SecretView::preview(workspace, metadata, now)),
             Changed::Deleted => Err(Error::RecordCorrupt("request record")),
         }
     }
@@ -53,6 +61,7 @@ pub(super) struct Snapshot {
     pub(super) stored: Option<Stored>,
     pub(super) value: Option<Record>,
     pub(super) active: Option<ActiveKey>,
+    pub(super) lease: Option<StoredLease>,
 }
 
 /// One kind of change.
@@ -66,6 +75,10 @@ pub(super) trait Change: Send + Sync + 'static {
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a>;
     /// Whether the sealed value has to be read too.
     fn needs_value(&self) -> bool;
+    /// Whether the newest lease has to be read too.
+    fn needs_lease(&self) -> bool {
+        false
+    }
     /// Whether the caller may try at all; told before anything is looked up.
     fn authorize(&self, grants: &Grants) -> Result<(), Error>;
     /// Decides and commits; [`Error::ConcurrentUpdate`] after a lost race.
@@ -102,19 +115,36 @@ impl Secrets {
         let secrets = Arc::clone(self);
         let work = async move {
             let (event, outcome) = work.await;
-            let audited = secrets.audited(vec![event.clone()], outcome).await;
-            if event.outcome == "ok" && audited.is_err() {
-                // Between the look at the stream and the commit it broke: what
-                // was done must be told somewhere.
-                tracing::error!(?event, "CHANGE MADE, AUDIT LINE NOT WRITTEN");
-            }
-            audited
+            secrets.audited_change(event, outcome).await
         };
+        self.in_task(work).await
+    }
+
+    /// Goes on if the caller gives up; shutdown waits for it.
+    pub(super) async fn in_task<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
         if self.changes.len() >= MAX_CHANGES {
             return Err(Error::Overloaded);
         }
         let task = self.changes.spawn(work.in_current_span());
         task.await.unwrap_or(Err(Error::Internal("the change ended early")))
+    }
+
+    /// As [`Secrets::audited`], for what may have changed something.
+    pub(super) async fn audited_change<T>(
+        &self,
+        event: AuditEvent,
+        outcome: Result<T, Error>,
+    ) -> Result<T, Error> {
+        let audited = self.audited(vec![event.clone()], outcome).await;
+        if event.outcome == "ok" && audited.is_err() {
+            // Between the look at the stream and the commit it broke: what was
+            // done must be told somewhere.
+            tracing::error!(?event, "CHANGE MADE, AUDIT LINE NOT WRITTEN");
+        }
+        audited
     }
 
     async fn attempts<C: Change>(
@@ -147,20 +177,16 @@ impl Secrets {
 
     async fn snapshot(&self, change: &impl Change) -> Result<Snapshot, Error> {
         let (workspace, name) = (change.workspace(), change.name());
-        let metadata = Key::metadata(name);
-        let (metadata, active, value) = if change.needs_value() {
-            let keys = [metadata, Key::active_data_key(), Key::value(name)];
-            let [metadata, active, value] = self.read(workspace, keys).await?;
-            (metadata, active, value)
-        } else {
-            let [metadata, active] =
-                self.read(workspace, [metadata, Key::active_data_key()]).await?;
-            (metadata, active, None)
-        };
+        let mut keys = vec![Key::metadata(name), Key::active_data_key()];
+        keys.extend(change.needs_value().then(|| Key::value(name)));
+        keys.extend(change.needs_lease().then(|| Key::lease(name)));
+        let mut records = self.read_all(workspace, keys).await?.into_iter();
+        let mut next = || records.next().flatten();
         Ok(Snapshot {
-            stored: Stored::decode(name, metadata)?,
-            value,
-            active: ActiveKey::decode(active)?,
+            stored: Stored::decode(name, next())?,
+            active: ActiveKey::decode(next())?,
+            value: change.needs_value().then(&mut next).flatten(),
+            lease: StoredLease::decode(name, change.needs_lease().then(next).flatten())?,
         })
     }
 

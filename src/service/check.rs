@@ -34,6 +34,8 @@ pub struct CandidateCredential {
     pub secret: Option<SecretName>,
     /// The alias; `None` if that is none.
     pub alias: Option<Alias>,
+    /// That version of the secret; `None`: the current one.
+    pub version: Option<u64>,
 }
 
 /// 0 to 3,650 days.
@@ -80,7 +82,7 @@ pub struct CheckedReference {
 pub enum ReferenceState {
     /// It would.
     Ok,
-    /// No such secret.
+    /// No such secret, or not that version of it.
     Missing,
     /// Its expiry has passed.
     Expired,
@@ -92,6 +94,8 @@ pub enum ReferenceState {
     AliasInvalid,
     /// Another entry before has the alias.
     AliasDuplicate,
+    /// The version asked for is not kept.
+    VersionMissing,
 }
 
 impl ReferenceState {
@@ -114,6 +118,21 @@ impl Known<'_> {
             Some(time) if time <= self.now => ReferenceState::Expired,
             Some(time) if self.soon.is_none_or(|soon| time <= soon) => ReferenceState::Expiring,
             _ => ReferenceState::Ok,
+        }
+    }
+
+    /// The same of one version of it.
+    fn state_of(&self, name: &SecretName, version: Option<u64>) -> ReferenceState {
+        let kept = |version| {
+            self.secrets.get(name).is_some_and(|secret| {
+                secret.version == version || secret.earlier_version(version).is_some()
+            })
+        };
+        match self.state(name) {
+            state if state.resolves() && !version.is_none_or(kept) => {
+                ReferenceState::VersionMissing
+            }
+            state => state,
         }
     }
 
@@ -192,12 +211,12 @@ fn list(
         all.push((name, state, Box::new(move || location.place().to_string())));
     }
     let mut aliases = HashSet::new();
-    for (index, CandidateCredential { secret, alias }) in credentials.iter().enumerate() {
+    for (index, CandidateCredential { secret, alias, version }) in credentials.iter().enumerate() {
         let state = match (secret, alias) {
             (None, _) => ReferenceState::Malformed,
             (Some(_), None) => ReferenceState::AliasInvalid,
             (Some(_), Some(alias)) if !aliases.insert(alias) => ReferenceState::AliasDuplicate,
-            (Some(name), Some(_)) => known.state(name),
+            (Some(name), Some(_)) => known.state_of(name, *version),
         };
         all.push((secret.as_ref(), state, Box::new(move || credential_place(index))));
     }

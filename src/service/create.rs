@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::{
-    ActiveKey, Caller, Error, Grants, SecretView, Secrets,
+    ActiveKey, Caller, Error, Expiry, Grants, SecretView, Secrets,
     audit::Action,
     change::{Change, Changed, Snapshot, put_metadata, remember},
     idempotency::Parts,
-    in_future, principal,
+    principal,
 };
 use crate::{
     domain::{
         Description, ManagedBy, Owner, Plaintext, RequestId, Revision, SecretMetadata, SecretName,
-        SecretUid, Timestamp, WorkspaceId,
+        SecretUid, WorkspaceId,
     },
     envelope::Payload,
     store::{Batch, Expect, Key, Quota},
@@ -31,7 +31,7 @@ pub struct CreateSecret {
     /// Makes it system-managed.
     pub owner: Option<Owner>,
     /// When it stops resolving.
-    pub expire_time: Option<Timestamp>,
+    pub expiry: Option<Expiry>,
     /// Idempotency key.
     pub request_id: Option<RequestId>,
     /// Store nothing.
@@ -50,7 +50,7 @@ impl Secrets {
         request: CreateSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 
     /// Commits a first value.
@@ -61,7 +61,7 @@ impl Secrets {
         active: Option<ActiveKey>,
     ) -> Result<Changed, Error> {
         let now = self.clock.now();
-        in_future(now, new.expire_time)?;
+        let expire_time = new.expiry.map(|expiry| expiry.moment(now)).transpose()?;
         let revision = Revision::initial();
         let metadata = SecretMetadata {
             name: new.name.clone(),
@@ -72,7 +72,7 @@ impl Secrets {
             value_revision: revision,
             create_time: now,
             update_time: now,
-            expire_time: new.expire_time,
+            expire_time,
             created_by: principal(caller),
             updated_by: principal(caller),
             value_time: now,
@@ -83,7 +83,7 @@ impl Secrets {
             return Ok(Changed::Preview(metadata));
         }
         let (key, key_unchanged) = self.sealing_key(new.workspace, active).await?;
-        let payload = Payload { version: 1, expire_time: new.expire_time, value: new.value };
+        let payload = Payload { version: 1, expire_time, value: new.value };
         let value = self.sealed(new.workspace, &key, &metadata, &payload)?;
         let batch = Batch {
             operations: vec![
@@ -92,6 +92,7 @@ impl Secrets {
                 key_unchanged,
             ],
             quota: Some(Quota { kind: Key::METADATA, max: self.limits.max_secrets_per_workspace }),
+            trail: self.trail(caller, new.action, &metadata, new.request_id),
             request: remember(
                 new.request_id,
                 new.parts.fingerprint(Some(&key)),
@@ -109,12 +110,13 @@ pub(super) struct Insert<'a> {
     pub(super) workspace: &'a WorkspaceId,
     pub(super) name: &'a SecretName,
     pub(super) value: &'a Plaintext,
-    pub(super) expire_time: Option<Timestamp>,
+    pub(super) expiry: Option<Expiry>,
     pub(super) description: &'a Description,
     pub(super) owner: Option<&'a Owner>,
     pub(super) request_id: Option<&'a RequestId>,
     pub(super) parts: Parts<'a>,
     pub(super) validate_only: bool,
+    pub(super) action: Action,
 }
 
 impl Change for CreateSecret {
@@ -138,7 +140,8 @@ impl Change for CreateSecret {
             .text(self.value.expose())
             .text(self.description.as_str())
             .owner(self.owner.as_ref())
-            .time(self.expire_time)
+            .time(Expiry::at(self.expiry))
+            .ttl(Expiry::after(self.expiry))
     }
 
     fn needs_value(&self) -> bool {
@@ -166,12 +169,13 @@ impl Change for CreateSecret {
             workspace: &self.workspace,
             name: &self.name,
             value: &self.value,
-            expire_time: self.expire_time,
+            expiry: self.expiry,
             description: &self.description,
             owner: self.owner.as_ref(),
             request_id: self.request_id(),
             parts: self.parts(caller),
             validate_only: self.validate_only,
+            action: Self::ACTION,
         };
         secrets.insert(caller, new, snapshot.active).await
     }

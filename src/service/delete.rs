@@ -87,7 +87,7 @@ impl Change for DeleteSecret {
         snapshot: Snapshot,
     ) -> Result<Changed, Error> {
         let grants = secrets.grants(caller, &self.workspace);
-        let Snapshot { stored, value, active } = snapshot;
+        let Snapshot { stored, value, active, .. } = snapshot;
         let Some(stored) = stored else {
             return Err(secrets.not_found(&grants, &self.workspace, &self.name).await);
         };
@@ -97,6 +97,8 @@ impl Change for DeleteSecret {
         let mut operations = vec![
             delete(Key::metadata(&self.name), Some(Expect::Revision(stored.revision))),
             delete(Key::value(&self.name), keys::unmoved(value.as_ref())),
+            delete(Key::lease(&self.name), None),
+            delete(Key::usage(&self.name), None),
         ];
         let retention = self.retention(secrets, &stored);
         match retention {
@@ -113,6 +115,7 @@ impl Change for DeleteSecret {
         let max = secrets.limits.max_secrets_per_workspace;
         let batch = Batch {
             operations,
+            trail: secrets.trail(caller, Self::ACTION, &stored.metadata, self.request_id()),
             quota: retention.map(|_| Quota { kind: Key::DELETED, max }),
             request: remember(self.request_id(), self.parts(caller).fingerprint(None), None),
             ..Batch::default()

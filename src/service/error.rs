@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use super::Pasted;
 use crate::{
-    domain::{Owner, Refusal, SecretName},
+    domain::{LeaseHolder, Owner, Refusal, SecretName, Timestamp},
     envelope::{Corrupt, KeyError},
     kms::KmsError,
     store::StoreError,
@@ -139,6 +139,20 @@ pub enum Error {
     /// Lost a race; nothing was done.
     #[error("concurrent update")]
     ConcurrentUpdate,
+    /// Another holder has the lease.
+    #[error("lease held")]
+    LeaseHeld {
+        /// Who.
+        holder: LeaseHolder,
+        /// Until when.
+        until: Timestamp,
+        /// How long that is from now.
+        left: Duration,
+    },
+    /// The fencing token is not that of the secret's newest lease, or the
+    /// lease has ended.
+    #[error("lease lost")]
+    LeaseLost,
     /// The request id stands for another request.
     #[error("request id reused")]
     RequestIdReused,
@@ -226,6 +240,8 @@ impl Error {
             Error::Cancelled => "CANCELLED",
             Error::ShuttingDown => "SHUTTING_DOWN",
             Error::ConcurrentUpdate => "CONCURRENT_UPDATE",
+            Error::LeaseHeld { .. } => "LEASE_HELD",
+            Error::LeaseLost => "LEASE_LOST",
             Error::RequestIdReused => "REQUEST_ID_REUSED",
             Error::Unresolved(_) => "SECRETS_UNRESOLVED",
             Error::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
@@ -253,6 +269,7 @@ impl Error {
             // Another replica takes it at once.
             Error::ShuttingDown => Some(Duration::ZERO),
             Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
+            Error::LeaseHeld { left, .. } => Some(*left),
             Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
             _ => None,
         }

@@ -49,10 +49,11 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
-        let [record] = self.read(workspace, [Key::metadata(name)]).await?;
+        let [record, usage] = self.read(workspace, [Key::metadata(name), Key::usage(name)]).await?;
         match Stored::decode(name, record)? {
             Some(stored) if may_see(&grants, &stored.metadata) => {
-                Ok(SecretView::stored(workspace, stored.metadata, stored.revision))
+                let view = SecretView::stored(workspace, stored, self.clock.now());
+                Ok(view.used(usage.as_ref()))
             }
             _ => Err(self.not_found(&grants, workspace, name).await),
         }

@@ -1,7 +1,7 @@
 //! Request ids (AIP-155): the same request is answered with its first outcome,
 //! another one under the same id is refused.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use super::{
     ActiveKey, Caller, Error, Secrets,
@@ -51,6 +51,15 @@ impl<'a> Parts<'a> {
             Some(value) => self.text(field).optional(Some(value)),
             None => self,
         }
+    }
+
+    /// Newer than the calls that have it.
+    pub(super) fn ttl(mut self, ttl: Option<Duration>) -> Self {
+        if let Some(ttl) = ttl {
+            self = self.text("ttl");
+            self.0.push(Cow::Owned(ttl.as_nanos().to_be_bytes().to_vec()));
+        }
+        self
     }
 
     pub(super) fn time(mut self, time: Option<Timestamp>) -> Self {

@@ -1,6 +1,6 @@
 //! ListSecrets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Caller, Deleted, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see,
@@ -18,6 +18,11 @@ pub struct PageSize(usize);
 impl PageSize {
     const DEFAULT: usize = 50;
     const MAX: usize = 1_000;
+
+    /// How many.
+    pub(super) fn get(self) -> usize {
+        self.0
+    }
 
     /// 0 means 50, more than 1,000 means 1,000 (AIP-158).
     ///
@@ -44,6 +49,8 @@ pub struct ListSecrets {
     pub show_system_managed: bool,
     /// Also deleted secrets that may come back.
     pub show_deleted: bool,
+    /// Only those that have expired or will within this time.
+    pub expiring_within: Option<Duration>,
 }
 
 /// A page of secrets, by name in byte order.
@@ -56,11 +63,11 @@ pub struct Page {
 
 /// Records looked at in each further step, where many are passed over because
 /// they may not be shown. The quota of the workspace bounds the steps.
-const STEP: usize = 500;
+pub(super) const STEP: usize = 500;
 
 /// Bytes from which a page ends early, so that it fits the 4 MiB that gRPC
 /// clients accept unless told otherwise.
-const PAGE_BYTES: usize = 3 * 1024 * 1024;
+pub(super) const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// Bytes that one secret may take in an answer besides its free texts: names,
 /// ids and times at their longest, and their tags.
@@ -85,7 +92,8 @@ impl Secrets {
             return Err(Error::NotGranted);
         }
         let now = self.clock.now();
-        let mut after = request.start(caller)?;
+        let arguments = request.arguments(caller);
+        let mut after = page_start(&arguments, &request.page_token, Place::parse)?;
         let mut secrets: Vec<SecretView> = Vec::new();
         let mut bytes = 0;
         // One more than needed tells whether there is a next page.
@@ -101,9 +109,9 @@ impl Secrets {
                 }
                 if secrets.len() == *size || bytes >= PAGE_BYTES {
                     // The last one shown: a name passed over is told to nobody.
-                    let last = secrets.last().map(Place::of);
-                    let next_page_token = request.token(caller, last);
-                    return Ok(Page { secrets, next_page_token });
+                    let last = secrets.last().map(|view| Place::of(view).0);
+                    let next_page_token = page_token(&arguments, last.as_deref());
+                    return self.with_usage(workspace, secrets, next_page_token).await;
                 }
                 let SecretMetadata { description, created_by, updated_by, .. } = &view.metadata;
                 let texts = [description.as_str(), created_by, updated_by];
@@ -115,7 +123,7 @@ impl Secrets {
                     // Nothing is there: perhaps because it was destroyed.
                     let [] = self.read(workspace, []).await?;
                 }
-                return Ok(Page { secrets, next_page_token: String::new() });
+                return self.with_usage(workspace, secrets, String::new()).await;
             }
             limit = STEP;
         }
@@ -131,7 +139,7 @@ impl Secrets {
         limit: usize,
     ) -> Result<(BTreeMap<Place, Option<SecretView>>, bool), Error> {
         let mut found = BTreeMap::new();
-        let mut exhausted = true;
+        let (now, mut exhausted) = (self.clock.now(), true);
         // What lies beyond the end of the shorter scan is not known yet.
         let mut known_up_to = None;
         let kinds = [Some(Key::METADATA), show_deleted.then_some(Key::DELETED)];
@@ -141,9 +149,9 @@ impl Secrets {
             let full = records.len() >= limit;
             let mut last = None;
             for (key, record) in records {
-                let view = readable(workspace, &key, record);
+                let view = readable(workspace, &key, record, now);
                 if view.is_none() {
-                    tracing::error!(%key, "record of a secret corrupt: not listed");
+                    tracing::error!(%key, "metadata record corrupt: not listed");
                 }
                 let place = Place(key.as_str().get(kind.len()..).unwrap_or_default().to_owned());
                 last = Some(place.clone());
@@ -158,6 +166,22 @@ impl Secrets {
             found.retain(|place, _| *place <= last);
         }
         Ok((found, exhausted))
+    }
+}
+
+impl Secrets {
+    /// A page, complete with what lies elsewhere: one more read.
+    async fn with_usage(
+        &self,
+        workspace: &WorkspaceId,
+        secrets: Vec<SecretView>,
+        next_page_token: String,
+    ) -> Result<Page, Error> {
+        let keys: Vec<_> = secrets.iter().map(|view| Key::usage(&view.metadata.name)).collect();
+        let usages = self.read_all(workspace, keys).await?;
+        let secrets =
+            secrets.into_iter().zip(usages).map(|(view, usage)| view.used(usage.as_ref()));
+        Ok(Page { secrets: secrets.collect(), next_page_token })
     }
 }
 
@@ -184,14 +208,19 @@ impl Place {
     }
 }
 
-fn readable(workspace: &WorkspaceId, key: &Key, record: Record) -> Option<SecretView> {
+fn readable(
+    workspace: &WorkspaceId,
+    key: &Key,
+    record: Record,
+    now: Timestamp,
+) -> Option<SecretView> {
     match key.as_str().strip_prefix(Key::METADATA) {
         Some(name) => {
             let name = SecretName::parse(name).ok()?;
             let stored = Stored::decode(&name, Some(record)).ok()??;
-            Some(SecretView::stored(workspace, stored.metadata, stored.revision))
+            Some(SecretView::stored(workspace, stored, now))
         }
-        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?)),
+        None => Some(SecretView::deleted(workspace, Deleted::decode(key, record).ok()?, now)),
     }
 }
 
@@ -200,43 +229,55 @@ impl ListSecrets {
         let SecretView { metadata, deletion, .. } = secret;
         let user_managed = metadata.managed_by == ManagedBy::User;
         let purged = deletion.is_some_and(|(_, purge_time)| purge_time <= now);
-        (user_managed || self.show_system_managed) && !purged && may_see(grants, metadata)
+        // Past the end of time, all that expire do.
+        let expiring = self.expiring_within.is_none_or(|within| {
+            let limit = now.checked_add(within);
+            metadata.expire_time.is_some_and(|time| limit.is_none_or(|limit| time <= limit))
+        });
+        (user_managed || self.show_system_managed)
+            && !purged
+            && expiring
+            && may_see(grants, metadata)
     }
 
-    /// Ties a token to the caller and the other arguments, so that it cannot
-    /// be carried into another listing by mistake. It grants nothing: every
-    /// call is authorized on its own.
-    fn seal_of_arguments(&self, caller: &Caller) -> String {
+    fn arguments(&self, caller: &Caller) -> [String; 6] {
         let shown = if self.show_system_managed { "all" } else { "user" };
-        let mut parts = vec![
-            b"ListSecrets".as_slice(),
-            caller.id.as_str().as_bytes(),
-            self.workspace.as_str().as_bytes(),
-            shown.as_bytes(),
-        ];
-        if self.show_deleted {
-            parts.push(b"deleted");
-        }
-        let digest = envelope::digest(&parts);
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let deleted = if self.show_deleted { "deleted" } else { "" };
+        let within = self.expiring_within.map(|within| within.as_nanos().to_string());
+        [
+            "ListSecrets".to_owned(),
+            caller.id.to_string(),
+            self.workspace.to_string(),
+            shown.to_owned(),
+            deleted.to_owned(),
+            within.unwrap_or_default(),
+        ]
     }
+}
 
-    fn token(&self, caller: &Caller, after: Option<Place>) -> String {
-        after.map_or_else(String::new, |after| {
-            format!("{}{}", self.seal_of_arguments(caller), after.0)
-        })
-    }
+/// Ties a token to the caller and the other arguments, so that it cannot be
+/// carried into another listing by mistake. It grants nothing: every call is
+/// authorized on its own.
+fn seal<A: AsRef<str>>(arguments: &[A]) -> String {
+    let arguments: Vec<_> = arguments.iter().map(|text| text.as_ref().as_bytes()).collect();
+    envelope::digest(&arguments).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
 
-    fn start(&self, caller: &Caller) -> Result<Option<Place>, Error> {
-        if self.page_token.is_empty() {
-            return Ok(None);
-        }
-        self.page_token
-            .strip_prefix(&self.seal_of_arguments(caller))
-            .and_then(Place::parse)
-            .map(Some)
-            .ok_or_else(|| {
-                Error::field("page_token", "must come from the call before, all else unchanged")
-            })
+/// The token of the page after this place, for a listing by these arguments.
+pub(super) fn page_token<A: AsRef<str>>(arguments: &[A], after: Option<&str>) -> String {
+    after.map_or_else(String::new, |after| format!("{}{after}", seal(arguments)))
+}
+
+/// The place after which the page of a token starts.
+pub(super) fn page_start<A: AsRef<str>, P>(
+    arguments: &[A],
+    token: &str,
+    parse: impl FnOnce(&str) -> Option<P>,
+) -> Result<Option<P>, Error> {
+    if token.is_empty() {
+        return Ok(None);
     }
+    token.strip_prefix(&seal(arguments)).and_then(parse).map(Some).ok_or_else(|| {
+        Error::field("page_token", "must come from the call before, all else unchanged")
+    })
 }

@@ -14,7 +14,9 @@ mod error;
 mod get;
 mod idempotency;
 mod keys;
+mod lease;
 mod list;
+mod list_usage;
 mod matchers;
 mod open;
 mod prepare;
@@ -25,8 +27,10 @@ mod references;
 mod render;
 mod resolve;
 mod rollback;
+mod trail;
 mod undelete;
 mod update;
+mod usage;
 mod versions;
 
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
@@ -46,13 +50,16 @@ pub use keys::{
     RewrapDataKeys, RewrapFailure, Rewrapped, RotateDataKey, Rotation, ShredWorkspace,
     ShreddedWorkspace, Steps, WorkspaceKeys,
 };
+pub use lease::{AcquireRefreshLease, Lease, ReleaseRefreshLease};
 pub use list::{ListSecrets, Page, PageSize};
+pub use list_usage::{ListSecretUsage, SecretUsage, UsagePage};
 pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
 pub use redact::{OpenRedaction, Redaction, Tally};
 pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
 pub use rollback::RollbackSecret;
+pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
 pub use update::{ExpiryChange, UpdateSecret};
 pub use versions::{ListSecretVersions, VersionView};
@@ -62,6 +69,7 @@ use self::{
     audit::{Action, AuditEvent, AuditLog},
     matchers::Matchers,
     rates::Rates,
+    usage::UsageLog,
 };
 use crate::{
     domain::{
@@ -83,6 +91,8 @@ pub struct Limits {
     pub deleted_retention: Duration,
     /// When data keys are rotated by themselves.
     pub rotation: Rotation,
+    /// Entries kept in the trail of each workspace.
+    pub max_audit_events: u64,
     /// Calls of Redact and PrepareTemplate per workspace and minute.
     pub redactions_per_minute: NonZeroU32,
 }
@@ -95,6 +105,7 @@ impl Default for Limits {
             max_versions: 10,
             deleted_retention: Duration::from_secs(7 * 24 * 60 * 60),
             rotation: Rotation::default(),
+            max_audit_events: 10_000,
             redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
         }
     }
@@ -130,6 +141,7 @@ pub struct Secrets {
     limits: Limits,
     rates: Rates,
     matchers: Matchers,
+    usage: UsageLog,
     /// Changes and streams under way. They go on when their caller hangs up;
     /// shutdown waits for them.
     pub changes: TaskTracker,
@@ -148,22 +160,44 @@ pub struct SecretView {
     pub etag: Option<Etag>,
     /// When it was deleted, and when it will be gone for good.
     pub deletion: Option<(Timestamp, Timestamp)>,
+    /// Whether its expiry has passed.
+    pub expired: bool,
+    /// When a run last asked for it; told by Get and List only.
+    pub last_resolve_time: Option<Timestamp>,
 }
 
 impl SecretView {
-    fn stored(workspace: &WorkspaceId, metadata: SecretMetadata, revision: Revision) -> Self {
+    fn stored(workspace: &WorkspaceId, stored: Stored, now: Timestamp) -> Self {
+        let Stored { metadata, revision } = stored;
         let etag = Some(Etag::of(metadata.uid, revision));
-        Self { workspace: workspace.clone(), metadata, etag, deletion: None }
+        Self { etag, ..Self::preview(workspace, metadata, now) }
     }
 
-    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata) -> Self {
-        Self { workspace: workspace.clone(), metadata, etag: None, deletion: None }
+    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata, now: Timestamp) -> Self {
+        let expired = metadata.expire_time.is_some_and(|time| time <= now);
+        Self {
+            workspace: workspace.clone(),
+            metadata,
+            etag: None,
+            deletion: None,
+            expired,
+            last_resolve_time: None,
+        }
     }
 
-    fn deleted(workspace: &WorkspaceId, deleted: Deleted) -> Self {
+    fn deleted(workspace: &WorkspaceId, deleted: Deleted, now: Timestamp) -> Self {
         let Deleted { secret, revision } = deleted;
         let deletion = Some((secret.delete_time, secret.purge_time));
-        Self { deletion, ..Self::stored(workspace, secret.metadata, revision) }
+        let stored = Stored { metadata: secret.metadata, revision };
+        Self { deletion, ..Self::stored(workspace, stored, now) }
+    }
+
+    /// With its usage. What was before its creation was of another secret of
+    /// this name.
+    fn used(mut self, usage: Option<&Record>) -> Self {
+        let usage = usage::stored_usage(&self.metadata.name, usage, None);
+        self.last_resolve_time = usage.last().filter(|time| *time >= self.metadata.create_time);
+        self
     }
 }
 
@@ -216,6 +250,7 @@ impl Secrets {
         Self {
             rates: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
+            usage: UsageLog::default(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
             store,
@@ -226,6 +261,12 @@ impl Secrets {
             environment,
             limits,
         }
+    }
+
+    /// The same, but nobody is told who uses what.
+    #[must_use]
+    pub fn without_usage(self) -> Self {
+        Self { usage: UsageLog::off(), ..self }
     }
 
     /// Whether the store can be used now.
@@ -336,10 +377,40 @@ fn principal(caller: &Caller) -> String {
     caller.actor.as_ref().map_or_else(|| caller.id.to_string(), ToString::to_string)
 }
 
-/// Refuses an expiry that has passed.
-fn in_future(now: Timestamp, expire_time: Option<Timestamp>) -> Result<(), Error> {
-    match expire_time {
-        Some(time) if time <= now => Err(Error::field("expire_time", "must lie in the future")),
-        _ => Ok(()),
+/// When a secret is to stop resolving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Then.
+    At(Timestamp),
+    /// So long after the change.
+    After(Duration),
+}
+
+impl Expiry {
+    fn at(expiry: Option<Self>) -> Option<Timestamp> {
+        match expiry {
+            Some(Self::At(time)) => Some(time),
+            _ => None,
+        }
+    }
+
+    fn after(expiry: Option<Self>) -> Option<Duration> {
+        match expiry {
+            Some(Self::After(ttl)) => Some(ttl),
+            _ => None,
+        }
+    }
+
+    /// Refuses what has passed and what no time can tell.
+    fn moment(self, now: Timestamp) -> Result<Timestamp, Error> {
+        match self {
+            Self::At(time) if time <= now => {
+                Err(Error::field("expire_time", "must lie in the future"))
+            }
+            Self::At(time) => Ok(time),
+            Self::After(ttl) => now
+                .checked_add(ttl)
+                .ok_or_else(|| Error::field("ttl", "must end before the year 10000")),
+        }
     }
 }

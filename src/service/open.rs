@@ -26,6 +26,16 @@ pub(super) enum Opened {
 }
 
 impl Opened {
+    /// Whether this version of it is kept.
+    pub(super) fn has(&self, version: u64) -> bool {
+        match self {
+            Self::Current(payload, stored) => {
+                payload.version == version || stored.metadata.earlier_version(version).is_some()
+            }
+            Self::Missing | Self::Expired(_) => false,
+        }
+    }
+
     /// The value, if it is for use.
     pub(super) fn current(&self) -> Result<&Arc<Payload>, Cause> {
         match self {

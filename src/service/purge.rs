@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Deleted, Error, Secrets};
+use super::{Deleted, Error, Secrets, audit::Action};
 use crate::{
     domain::{DeletedSecret, WorkspaceId},
     store::{Batch, Commit, Expect, Key, Operation, Write},
@@ -93,7 +93,9 @@ impl Secrets {
             write: Write::Delete,
         });
         let operations = [marker].into_iter().chain(values).collect();
-        let done = self.store.commit(workspace, Batch { operations, ..Batch::default() }).await?;
+        let trail = self.trail_entry(self.own_entry(Action::Purge, metadata));
+        let batch = Batch { operations, trail, ..Batch::default() };
+        let done = self.store.commit(workspace, batch).await?;
         Ok(done == Commit::Done)
     }
 }

@@ -71,8 +71,13 @@ pub(super) fn unresolved(
             note(name, cause, &|| location.place().to_string());
         }
     }
-    for (index, Credential { secret, .. }) in credentials.iter().enumerate() {
-        if let Some(cause) = cause(Some(secret)) {
+    for (index, Credential { secret, version, .. }) in credentials.iter().enumerate() {
+        let not_kept = || {
+            let version = (*version)?;
+            let opened = opened.get(secret)?;
+            (!opened.has(version)).then_some(Cause::VersionMissing(version))
+        };
+        if let Some(cause) = cause(Some(secret)).or_else(not_kept) {
             note(Some(secret), cause, &|| credential_place(index));
         }
     }

@@ -1,13 +1,15 @@
 //! RenderTemplate: values in place of references.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
 use super::{
-    Caller, Credential, Credentials, Error, Resolved, Secrets, Unresolved,
+    Caller, Credential, Credentials, Error, Resolved, Secrets,
     audit::{Action, AuditEvent},
+    open::Versions,
     references,
+    resolve::resolved,
 };
 use crate::{
     domain::{RunId, SecretName, WorkflowId, WorkspaceId},
@@ -35,15 +37,15 @@ pub struct Rendered {
     /// The credentials, resolved.
     pub context: Vec<Resolved>,
     /// Name and version of each value that is in the answer.
-    pub used: BTreeMap<SecretName, u64>,
+    pub used: BTreeSet<(SecretName, u64)>,
 }
 
 impl Secrets {
     /// Puts values in place of references and resolves a credentials list, all
     /// from one moment: all or nothing.
     ///
-    /// One store read, however many names. Nothing is returned before the
-    /// audit lines, one per credential and per name in the document, are
+    /// One store read, however many names, and one more if earlier versions are
+    /// asked for. Nothing is returned before the audit lines, one per credential and per name in the document, are
     /// written.
     ///
     /// # Errors
@@ -68,16 +70,12 @@ impl Secrets {
         let credentials = credentials.all();
         let names = references::distinct(Some(template), secrets(credentials))?;
         let (opened, versions) = match names.is_empty() {
-            true => (BTreeMap::new(), BTreeMap::new()),
+            true => (BTreeMap::new(), Versions::new()),
             false => self.open_with_versions(workspace, &names, credentials).await?,
         };
-        let mut unresolved = references::unresolved(template, credentials, &opened);
-        for ((name, _), version) in &versions {
-            if let Err(cause) = version {
-                let (name, cause) = (Some((*name).clone()), cause.clone());
-                unresolved.push(Unresolved { name, cause, place: None });
-            }
-        }
+        let (asked, workflow) = (names.iter().copied(), request.workflow_id.as_ref());
+        self.usage.asked(workspace, asked, workflow, self.clock.now());
+        let unresolved = references::unresolved(template, credentials, &opened);
         self.all_resolved(&grants, workspace, unresolved).await?;
 
         let current = |name: &SecretName| opened.get(name)?.current().ok();
@@ -88,18 +86,13 @@ impl Secrets {
                 Error::Internal("a reference was not looked at")
             }
         })?;
-        // A document holds current values; what credentials pin is for them alone.
-        let context = credentials.iter().filter_map(|Credential { secret, alias, version }| {
-            let earlier = version.and_then(|version| versions.get(&(secret, version)));
-            let payload = match earlier {
-                Some(earlier) => Arc::clone(earlier.as_ref().ok()?),
-                None => Arc::clone(current(secret)?),
-            };
-            Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
-        });
-        let version = |name: &&SecretName| Some(((*name).clone(), current(name)?.version));
-        let used = names.iter().filter_map(version).collect();
-        Ok(Rendered { text, context: context.collect(), used })
+        let context = credentials.iter().filter_map(|one| resolved(one, &opened, &versions));
+        let context: Vec<_> = context.collect();
+        let in_text = template.names().into_iter();
+        let in_text = in_text.filter_map(|name| Some((name.clone(), current(name)?.version)));
+        let in_context = context.iter().map(|one| (one.name.clone(), one.payload.version));
+        let used = in_text.chain(in_context).collect();
+        Ok(Rendered { text, context, used })
     }
 
     /// One line per credential and per name in the document; one in all for a
@@ -111,24 +104,34 @@ impl Secrets {
         outcome: &Result<Rendered, Error>,
     ) -> Vec<AuditEvent> {
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
-        let line = |secret: Option<&SecretName>, credential: Option<&Credential>| AuditEvent {
-            secret: secret.cloned(),
-            alias: credential.map(|credential| credential.alias.clone()),
-            version: outcome.as_ref().ok().and_then(|done| done.used.get(secret?).copied()),
-            workflow_id: request.workflow_id.clone(),
-            run_id: request.run_id.clone(),
-            ..self.event(caller, &request.workspace, Action::Render, reason)
-        };
+        let line =
+            |secret: Option<&SecretName>, credential: Option<&Credential>, version| AuditEvent {
+                secret: secret.cloned(),
+                alias: credential.map(|credential| credential.alias.clone()),
+                version,
+                workflow_id: request.workflow_id.clone(),
+                run_id: request.run_id.clone(),
+                ..self.event(caller, &request.workspace, Action::Render, reason)
+            };
         if let Err(Error::NotGranted | Error::TooManyReferences(_)) = outcome {
-            return vec![line(None, None)];
+            return vec![line(None, None, None)];
         }
         let credentials = request.credentials.all();
         let names = request.template.names();
-        let lines = names.into_iter().map(|name| line(Some(name), None));
-        let mut lines: Vec<_> =
-            lines.chain(credentials.iter().map(|one| line(Some(&one.secret), Some(one)))).collect();
+        let done = outcome.as_ref().ok();
+        // Of several versions of one name, that of the document is the newest.
+        let in_text = |name: &SecretName| {
+            let versions = (name.clone(), 0)..=(name.clone(), u64::MAX);
+            done?.used.range(versions).next_back().map(|(_, version)| *version)
+        };
+        let in_context = |index: usize| Some(done?.context.get(index)?.payload.version);
+        let lines = names.into_iter().map(|name| line(Some(name), None, in_text(name)));
+        let credentials = credentials.iter().enumerate();
+        let mut lines: Vec<_> = lines
+            .chain(credentials.map(|(i, one)| line(Some(&one.secret), Some(one), in_context(i))))
+            .collect();
         if lines.is_empty() {
-            lines.push(line(None, None));
+            lines.push(line(None, None, None));
         }
         lines
     }

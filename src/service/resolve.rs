@@ -111,8 +111,8 @@ impl Secrets {
     /// Opens the values a run needs: all or nothing.
     ///
     /// One store read, however many names, and one more if earlier versions are
-    /// asked for. Nothing is returned before the
-    /// audit lines, one per credential, are written.
+    /// asked for. Nothing is returned before the audit lines, one per
+    /// credential, are written.
     ///
     /// # Errors
     /// [`Error::Unresolved`] names every missing or expired secret at once.
@@ -140,6 +140,8 @@ impl Secrets {
         let credentials = &request.credentials.0;
         let names = credentials.iter().map(|credential| &credential.secret).collect();
         let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
+        let (names, workflow) = (opened.keys().copied(), request.workflow_id.as_ref());
+        self.usage.asked(workspace, names, workflow, self.clock.now());
         let mut unresolved = Vec::new();
         let mut refuse = |name: &SecretName, cause| {
             unresolved.push(Unresolved { name: Some(name.clone()), cause, place: None });
@@ -155,16 +157,7 @@ impl Secrets {
             }
         }
         self.all_resolved(&grants, workspace, unresolved).await?;
-        let resolved = |Credential { secret, alias, version }: &Credential| {
-            let earlier = version.and_then(|version| versions.get(&(secret, version)));
-            let payload = match earlier {
-                Some(earlier) => earlier.as_ref().ok()?,
-                None => opened.get(secret)?.current().ok()?,
-            };
-            let payload = Arc::clone(payload);
-            Some(Resolved { alias: alias.clone(), name: secret.clone(), payload })
-        };
-        Ok(credentials.iter().filter_map(resolved).collect())
+        Ok(credentials.iter().filter_map(|one| resolved(one, &opened, &versions)).collect())
     }
 
     /// The current values, and the earlier ones that are asked for: these cost
@@ -224,4 +217,19 @@ impl Secrets {
                 .collect(),
         }
     }
+}
+
+/// What a credential asks for; `None` if it cannot be had.
+pub(super) fn resolved(
+    credential: &Credential,
+    opened: &BTreeMap<&SecretName, Opened>,
+    versions: &Versions<'_>,
+) -> Option<Resolved> {
+    let Credential { secret, alias, version } = credential;
+    let earlier = version.and_then(|version| versions.get(&(secret, version)));
+    let payload = match earlier {
+        Some(earlier) => earlier.as_ref().ok()?,
+        None => opened.get(secret)?.current().ok()?,
+    };
+    Some(Resolved { alias: alias.clone(), name: secret.clone(), payload: Arc::clone(payload) })
 }

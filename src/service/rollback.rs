@@ -10,7 +10,7 @@ use super::{
     keys, principal,
 };
 use crate::{
-    domain::{Etag, RequestId, SecretMetadata, SecretName, WorkspaceId},
+    domain::{Etag, RequestId, SecretMetadata, SecretName, TrailEntry, WorkspaceId},
     envelope::Payload,
     store::{Batch, Expect, Key, Operation},
 };
@@ -44,7 +44,7 @@ impl Secrets {
         request: RollbackSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 }
 
@@ -90,7 +90,7 @@ impl Change for RollbackSecret {
         snapshot: Snapshot,
     ) -> Result<Changed, Error> {
         let grants = secrets.grants(caller, &self.workspace);
-        let Snapshot { stored, value, active } = snapshot;
+        let Snapshot { stored, value, active, .. } = snapshot;
         let Some(stored) = stored else {
             return Err(secrets.not_found(&grants, &self.workspace, &self.name).await);
         };
@@ -138,7 +138,12 @@ impl Change for RollbackSecret {
         let fingerprint = self.parts(caller).fingerprint(None);
         let outcome = Some((metadata.clone(), revision));
         let request = remember(self.request_id(), fingerprint, outcome);
-        secrets.commit(&self.workspace, Batch { operations, request, ..Batch::default() }).await?;
+        let trail = secrets.trail_entry(TrailEntry {
+            restored_version: self.version,
+            ..secrets.entry(caller, Self::ACTION, &metadata, self.request_id())
+        });
+        let batch = Batch { operations, trail, request, ..Batch::default() };
+        secrets.commit(&self.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }

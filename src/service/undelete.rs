@@ -43,7 +43,7 @@ impl Secrets {
         request: UndeleteSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 
     /// The deleted secret of a name that may still come back.
@@ -157,6 +157,7 @@ impl Change for UndeleteSecret {
                 kind: Key::METADATA,
                 max: secrets.limits.max_secrets_per_workspace,
             }),
+            trail: secrets.trail(caller, Self::ACTION, &metadata, self.request_id()),
             request: remember(
                 self.request_id(),
                 self.parts(caller).fingerprint(None),

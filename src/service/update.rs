@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::{
-    ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
+    ActiveKey, Caller, Error, Expiry, Grants, SecretView, Secrets, Stored,
     audit::Action,
     change::{Change, Changed, Snapshot, may_change, put_metadata, remember},
     create::Insert,
     idempotency::Parts,
-    in_future, keys, principal,
+    keys, lease, principal,
 };
 use crate::{
     domain::{
-        Description, Etag, ManagedBy, Owner, Plaintext, RequestId, SecretMetadata, SecretName,
-        Timestamp, WorkspaceId,
+        Description, Etag, FencingToken, ManagedBy, Owner, Plaintext, RequestId, SecretMetadata,
+        SecretName, Timestamp, WorkspaceId,
     },
     envelope::Payload,
     store::{Batch, Expect, Operation},
@@ -27,15 +27,14 @@ pub enum ExpiryChange {
     /// Never expires.
     Clear,
     /// Expires then.
-    Set(Timestamp),
+    Set(Expiry),
 }
 
 impl ExpiryChange {
-    fn apply(self, current: Option<Timestamp>) -> Option<Timestamp> {
+    fn set(self) -> Option<Expiry> {
         match self {
-            ExpiryChange::Keep => current,
-            ExpiryChange::Clear => None,
-            ExpiryChange::Set(time) => Some(time),
+            ExpiryChange::Keep | ExpiryChange::Clear => None,
+            ExpiryChange::Set(expiry) => Some(expiry),
         }
     }
 }
@@ -54,6 +53,8 @@ pub struct UpdateSecret {
     pub expiry: ExpiryChange,
     /// Change only this state of it.
     pub etag: Option<Etag>,
+    /// Change it only while this is its newest lease.
+    pub fencing_token: Option<FencingToken>,
     /// Create it if it does not exist.
     pub allow_missing: bool,
     /// Owner of the secret to create; never changes one.
@@ -69,16 +70,16 @@ impl Secrets {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::EtagMismatch`],
-    /// [`Error::ConcurrentUpdate`], [`Error::SystemManaged`],
-    /// [`Error::UserManaged`], [`Error::RequestIdReused`] and those of every
-    /// call.
+    /// [`Error::LeaseLost`], [`Error::ConcurrentUpdate`],
+    /// [`Error::SystemManaged`], [`Error::UserManaged`],
+    /// [`Error::RequestIdReused`] and those of every call.
     pub async fn update(
         self: &Arc<Self>,
         caller: &Caller,
         request: UpdateSecret,
     ) -> Result<SecretView, Error> {
         let workspace = request.workspace.clone();
-        self.change(caller, request).await?.into_view(&workspace)
+        self.change(caller, request).await?.into_view(&workspace, self.clock.now())
     }
 }
 
@@ -110,25 +111,26 @@ impl Change for UpdateSecret {
     }
 
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
-        let (clear, set) = match self.expiry {
-            ExpiryChange::Keep => (false, None),
-            ExpiryChange::Clear => (true, None),
-            ExpiryChange::Set(time) => (false, Some(time)),
-        };
         Parts::of("UpdateSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .optional(self.value.as_ref().map(|value| value.expose().as_bytes()))
             .optional(self.description.as_ref().map(|text| text.as_str().as_bytes()))
-            .flag(clear)
-            .time(set)
+            .flag(self.expiry == ExpiryChange::Clear)
+            .time(Expiry::at(self.expiry.set()))
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
             .flag(self.allow_missing)
             .owner(self.owner.as_ref())
+            .number(self.fencing_token.map_or(0, FencingToken::as_u64))
+            .ttl(Expiry::after(self.expiry.set()))
     }
 
     fn needs_value(&self) -> bool {
         // What is replaced is opened or kept.
         self.seals()
+    }
+
+    fn needs_lease(&self) -> bool {
+        self.fencing_token.is_some()
     }
 
     fn authorize(&self, grants: &Grants) -> Result<(), Error> {
@@ -146,25 +148,24 @@ impl Change for UpdateSecret {
         snapshot: Snapshot,
     ) -> Result<Changed, Error> {
         let grants = secrets.grants(caller, &self.workspace);
-        let Snapshot { stored, value, active } = snapshot;
+        let Snapshot { stored, value, active, lease } = snapshot;
         let Some(stored) = stored else {
             return self.create_missing(secrets, caller, &grants, active).await;
         };
         may_change(&grants, &stored.metadata.managed_by)?;
         self.check_terms(&stored)?;
         stored.check_etag(self.etag.as_ref())?;
+        let lease = self.fencing_token.map(|token| lease::newest(token, &stored, lease.as_ref()));
+        let lease = lease.transpose()?;
 
         let now = secrets.clock.now();
-        if let ExpiryChange::Set(time) = self.expiry {
-            in_future(now, Some(time))?;
-        }
         let revision = stored.revision.next();
-        let mut metadata = self.changed(&stored.metadata, caller, now);
+        let mut metadata = self.changed(&stored.metadata, caller, now)?;
         if self.validate_only {
             return Ok(Changed::Preview(metadata));
         }
 
-        let mut operations = vec![];
+        let mut operations = Vec::from_iter(lease);
         let mut fingerprint_key = None;
         if self.seals() {
             metadata.value_revision = revision;
@@ -196,7 +197,9 @@ impl Change for UpdateSecret {
         let fingerprint = self.parts(caller).fingerprint(fingerprint_key.as_deref());
         let outcome = Some((metadata.clone(), revision));
         let request = remember(self.request_id(), fingerprint, outcome);
-        secrets.commit(&self.workspace, Batch { operations, request, ..Batch::default() }).await?;
+        let trail = secrets.trail(caller, Self::ACTION, &metadata, self.request_id());
+        let batch = Batch { operations, trail, request, ..Batch::default() };
+        secrets.commit(&self.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }
@@ -213,22 +216,32 @@ impl UpdateSecret {
         self.value.is_none() || self.expiry == ExpiryChange::Keep
     }
 
-    fn changed(&self, old: &SecretMetadata, caller: &Caller, now: Timestamp) -> SecretMetadata {
+    fn changed(
+        &self,
+        old: &SecretMetadata,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<SecretMetadata, Error> {
+        let expire_time = match self.expiry {
+            ExpiryChange::Keep => old.expire_time,
+            ExpiryChange::Clear => None,
+            ExpiryChange::Set(expiry) => Some(expiry.moment(now)?),
+        };
         let description = self.description.as_ref().unwrap_or(&old.description);
         let (value_time, value_by) = match &self.value {
             Some(_) => (now, principal(caller)),
             None => (old.value_time, old.value_by.clone()),
         };
-        SecretMetadata {
+        Ok(SecretMetadata {
             description: description.clone(),
             version: old.version.saturating_add(u64::from(self.value.is_some())),
-            expire_time: self.expiry.apply(old.expire_time),
+            expire_time,
             update_time: now,
             updated_by: principal(caller),
             value_time,
             value_by,
             ..old.clone()
-        }
+        })
     }
 
     /// Rules that depend on who manages the secret.
@@ -240,10 +253,11 @@ impl UpdateSecret {
         if self.owner.is_some() && self.owner.as_ref() != current {
             return Err(Error::field("owner", "must be the secret's owner; it never changes"));
         }
-        if current.is_some() && self.etag.is_none() && !self.allow_missing {
+        let bound = self.etag.is_some() || self.fencing_token.is_some() || self.allow_missing;
+        if current.is_some() && !bound {
             return Err(Error::field(
                 "etag",
-                "is required for a system-managed secret unless allow_missing is set",
+                "is required for a system-managed secret unless fencing_token or allow_missing is set",
             ));
         }
         Ok(())
@@ -256,7 +270,7 @@ impl UpdateSecret {
         grants: &Grants,
         active: Option<ActiveKey>,
     ) -> Result<Changed, Error> {
-        if !self.allow_missing || self.etag.is_some() {
+        if !self.allow_missing || self.etag.is_some() || self.fencing_token.is_some() {
             return Err(secrets.not_found(grants, &self.workspace, &self.name).await);
         }
         let granted = match &self.owner {
@@ -276,10 +290,11 @@ impl UpdateSecret {
             value,
             description: self.description.as_ref().unwrap_or(&none),
             owner: self.owner.as_ref(),
-            expire_time: self.expiry.apply(None),
+            expiry: self.expiry.set(),
             request_id: self.request_id(),
             parts: self.parts(caller),
             validate_only: self.validate_only,
+            action: Self::ACTION,
         };
         secrets.insert(caller, new, active).await
     }

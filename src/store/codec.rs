@@ -1,11 +1,15 @@
 //! Record codec: domain types to bytes at rest and back, checked both ways.
 
+mod bookkeeping;
+
 use prost::Message as _;
 
+pub use self::bookkeeping::{decode_lease, decode_usage, encode_lease, encode_usage};
 use super::{Key, StoreError};
 use crate::domain::{
     ConnectionId, DataKeyId, DeletedSecret, Description, EarlierVersion, Integration, ManagedBy,
-    Owner, Revision, SecretMetadata, SecretName, SecretUid, Timestamp, WrappedDataKey,
+    Owner, RequestId, Revision, SecretMetadata, SecretName, SecretUid, Timestamp, TrailEntry,
+    WrappedDataKey,
 };
 
 mod pb {
@@ -60,6 +64,7 @@ pub struct Tombstone {
 
 const METADATA: StoreError = StoreError::Malformed("metadata record");
 const DELETED: StoreError = StoreError::Malformed("record of a deleted secret");
+const TRAIL: StoreError = StoreError::Malformed("trail entry");
 const DATA_KEY: StoreError = StoreError::Malformed("data-key record");
 const TOMBSTONE: StoreError = StoreError::Malformed("tombstone");
 const REQUEST: StoreError = StoreError::Malformed("request record");
@@ -105,6 +110,58 @@ pub fn decode_deleted(key: &Key, bytes: &[u8]) -> Result<DeletedSecret, StoreErr
         })
     };
     decode().ok_or(DELETED)
+}
+
+/// A trail entry to bytes.
+pub fn encode_trail(entry: &TrailEntry) -> Vec<u8> {
+    pb::TrailEntry {
+        time: Some(time_to_pb(entry.time)),
+        action: entry.action.clone(),
+        caller: entry.caller.clone(),
+        actor: entry.actor.clone(),
+        name: entry.name.as_ref().map_or_else(String::new, ToString::to_string),
+        uid: entry.uid.map_or_else(Vec::new, |uid| uid.as_bytes().to_vec()),
+        version: entry.version,
+        restored_version: entry.restored_version,
+        request_id: entry.request_id.as_ref().map_or_else(String::new, ToString::to_string),
+        trace_id: entry.trace_id.clone(),
+    }
+    .encode_to_vec()
+}
+
+/// A trail entry from bytes.
+///
+/// # Errors
+/// [`StoreError::Malformed`].
+pub fn decode_trail(bytes: &[u8]) -> Result<TrailEntry, StoreError> {
+    let decode = || {
+        let entry = pb::TrailEntry::decode(bytes).ok()?;
+        let name = match entry.name.as_str() {
+            "" => None,
+            name => Some(SecretName::parse(name).ok()?),
+        };
+        let uid = match entry.uid.len() {
+            0 => None,
+            _ => Some(SecretUid::from_bytes(entry.uid.try_into().ok()?)),
+        };
+        let request_id = match entry.request_id.as_str() {
+            "" => None,
+            id => Some(RequestId::parse(id).ok()?),
+        };
+        Some(TrailEntry {
+            time: time_from_pb(entry.time?)?,
+            action: entry.action,
+            caller: entry.caller,
+            actor: entry.actor,
+            name,
+            uid,
+            version: entry.version,
+            restored_version: entry.restored_version,
+            request_id,
+            trace_id: entry.trace_id,
+        })
+    };
+    decode().ok_or(TRAIL)
 }
 
 /// A data key to bytes.
@@ -372,6 +429,22 @@ mod tests {
         assert_eq!(decode_deleted(&key, &bytes), Ok(deleted));
         let other = Key::deleted(&secret.name, SecretUid::random());
         assert_eq!(decode_deleted(&other, &bytes), Err(DELETED));
+
+        let entry = TrailEntry {
+            time: time(9),
+            action: "rollback".into(),
+            caller: "spiffe://td/x".into(),
+            actor: "zoe".into(),
+            name: Some(secret.name.clone()),
+            uid: Some(secret.uid),
+            version: 4,
+            restored_version: 2,
+            request_id: Some(RequestId::parse("once").expect("id")),
+            trace_id: "trace".into(),
+        };
+        assert_eq!(decode_trail(&encode_trail(&entry)), Ok(entry.clone()));
+        let bare = TrailEntry { name: None, uid: None, request_id: None, ..entry };
+        assert_eq!(decode_trail(&encode_trail(&bare)), Ok(bare));
 
         let outcome = RequestOutcome {
             fingerprint: Fingerprint { digest: [9; 32], data_key: Some(DataKeyId::random()) },

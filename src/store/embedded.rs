@@ -32,8 +32,8 @@ use redb::{
 };
 
 use super::{
-    Batch, Commit, Expect, Key, Record, Shredded, Store, StoreError, WorkspacesCursor, Write,
-    first_revision, kind,
+    Batch, Commit, Expect, Key, Record, Shredded, Store, StoreError, Trail, WorkspacesCursor,
+    Write, first_revision, kind,
 };
 use crate::domain::{Clock, RequestId, Revision, WorkspaceId};
 
@@ -395,16 +395,21 @@ fn apply(
             return Ok(Commit::Full);
         }
     }
+
+    if batch.advances() {
+        let mut revisions = transaction.open_table(REVISIONS)?;
+        let last = revisions.get(workspace)?.map(|number| number.value());
+        let number = last.unwrap_or_else(first_revision).saturating_add(1);
+        revisions.insert(workspace, number)?;
+        if let Some(trail) = &batch.trail {
+            let dropped = append(&mut records, &mut counts, workspace, number, trail)?;
+            after = (after + 1).saturating_sub(dropped);
+        }
+    }
     match after {
         0 => workspaces.remove(workspace)?,
         _ => workspaces.insert(workspace, after)?,
     };
-
-    if batch.changes() {
-        let mut revisions = transaction.open_table(REVISIONS)?;
-        let last = revisions.get(workspace)?.map(|number| number.value());
-        revisions.insert(workspace, last.unwrap_or_else(first_revision).saturating_add(1))?;
-    }
 
     let mut expiries = transaction.open_table(EXPIRIES)?;
     let mut expired = Vec::new();
@@ -427,6 +432,31 @@ fn apply(
         expiries.insert((expiry, at.0, at.1), ())?;
     }
     Ok(Commit::Done)
+}
+
+/// Appends to the trail; how many old entries made room.
+fn append(
+    records: &mut Table<'_, Pair, &[u8]>,
+    counts: &mut Table<'_, Pair, u64>,
+    workspace: &str,
+    number: u64,
+    trail: &Trail,
+) -> Result<u64, redb::Error> {
+    let entry = Key::trail(number);
+    records.insert((workspace, entry.as_str()), trail.record().to_stored().as_slice())?;
+    let kept = count(counts, (workspace, Key::TRAIL), 1, 0)?;
+    let surplus = kept.saturating_sub(trail.keep).min(Trail::DROP);
+    // The newest entry has the least key.
+    let (least, most) = ((workspace, Key::TRAIL), (workspace, Key::TRAIL_END));
+    for _ in 0..surplus {
+        let oldest = match records.range::<(&str, &str)>(least..most)?.next_back() {
+            Some(entry) => entry?.0.value().1.to_owned(),
+            None => break,
+        };
+        records.remove((workspace, oldest.as_str()))?;
+    }
+    count(counts, (workspace, Key::TRAIL), 0, surplus)?;
+    Ok(surplus)
 }
 
 /// Counts records of a kind that came and went; how many there are then.

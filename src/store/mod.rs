@@ -24,8 +24,18 @@ impl Key {
     pub const EARLIER: &'static str = "h/";
     /// Prefix of all secrets that were deleted and may come back.
     pub const DELETED: &'static str = "d/";
+    /// Prefix of all entries of the trail.
+    pub const TRAIL: &'static str = "a/";
+    /// What follows all of these: the character after the slash is the zero.
+    const TRAIL_END: &'static str = "a0";
     /// Prefix of all data keys.
     pub const DATA_KEY: &'static str = "k/";
+    /// Prefix of all refresh leases.
+    pub const LEASE: &'static str = "l/";
+    /// Prefix of all usage of secrets.
+    pub const USAGE: &'static str = "u/";
+    /// Prefix of all usage of names without a secret.
+    pub const WANTED: &'static str = "w/";
 
     /// A secret's metadata.
     pub fn metadata(name: &SecretName) -> Self {
@@ -53,6 +63,12 @@ impl Key {
         format!("{}{name}/", Self::DELETED)
     }
 
+    /// The trail entry of the change with this number. The newest sort first;
+    /// in Lua's doubles, 2^53 is the end of exact numbers.
+    fn trail(number: u64) -> Self {
+        Self(format!("{}{:016}", Self::TRAIL, ((1 << 53) - 1_u64).saturating_sub(number)))
+    }
+
     /// The data key that seals new values.
     pub fn active_data_key() -> Self {
         Self(format!("{}active", Self::DATA_KEY))
@@ -71,6 +87,21 @@ impl Key {
     /// Mark that a value sealed by this retired data key was put elsewhere.
     pub fn moved(id: DataKeyId) -> Self {
         Self(format!("p/{id}"))
+    }
+
+    /// The lease on the refresh of a secret.
+    pub fn lease(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::LEASE))
+    }
+
+    /// Who uses a secret.
+    pub fn usage(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::USAGE))
+    }
+
+    /// Who asks for a name under which there is no secret.
+    pub fn wanted(name: &SecretName) -> Self {
+        Self(format!("{}{name}", Self::WANTED))
     }
 
     /// A key as the engine stored it.
@@ -154,6 +185,25 @@ pub struct Quota {
     pub max: u64,
 }
 
+/// What a batch appends to the trail of its workspace.
+#[derive(Clone)]
+pub struct Trail {
+    /// Opaque to the engine, which numbers it by the workspace's revision.
+    pub entry: Vec<u8>,
+    /// How many entries there may be, at least 1: the oldest make room.
+    pub keep: u64,
+}
+
+impl Trail {
+    /// Entries that one batch drops at most: more than it adds, so that a
+    /// smaller number than before is reached soon, and few enough to be quick.
+    const DROP: u64 = 100;
+
+    fn record(&self) -> Record {
+        Record { revision: Revision::from_u64(1), bytes: self.entry.clone() }
+    }
+}
+
 /// A change of one workspace, carried out whole or not at all.
 #[derive(Clone, Default)]
 pub struct Batch {
@@ -164,15 +214,22 @@ pub struct Batch {
     /// Demands that it is kept afterwards. Not checked for a batch that adds no
     /// record of the kind.
     pub quota: Option<Quota>,
+    /// Appended to the trail if the batch is carried out.
+    pub trail: Option<Trail>,
     /// Remembers the outcome under this id for 24 hours. If the id is known
     /// already, nothing is done and the remembered outcome comes back.
     pub request: Option<(RequestId, Vec<u8>)>,
+    /// Changes no secret: the workspace keeps its revision.
+    pub bookkeeping: bool,
+    /// No replica need confirm it: it would be no great loss.
+    pub hasty: bool,
 }
 
 impl Batch {
-    /// Whether it is meant to change a record.
-    fn changes(&self) -> bool {
-        self.operations.iter().any(|operation| operation.write != Write::Nothing)
+    /// Whether the workspace gets another revision.
+    fn advances(&self) -> bool {
+        let changes = |operation: &Operation| operation.write != Write::Nothing;
+        !self.bookkeeping && (self.trail.is_some() || self.operations.iter().any(changes))
     }
 
     /// Engines refuse a batch in which a key stands twice.
@@ -269,7 +326,8 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
 
     /// Tells states of a workspace apart: greater after each batch that puts or
-    /// deletes, whoever commits it. `None` before the first. What was read after
+    /// deletes, bookkeeping apart, whoever commits it. `None` before the first.
+    /// What was read after
     /// the revision was, and is kept under it, may be used while the revision
     /// stays the same.
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError>;

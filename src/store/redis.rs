@@ -125,7 +125,7 @@ impl RedisStore {
         call: Call<'_>,
     ) -> Result<(Option<Value>, Result<(), StoreError>), StoreError> {
         let deadline = self.deadline();
-        let replies = match &self.replicated {
+        let replies = match self.replicated.as_ref().filter(|_| call.replicas > 0) {
             None => call.run(&self.link, deadline).await?,
             Some(Replicated { link, turn }) => {
                 let _turn = timeout_at(deadline, turn.acquire())
@@ -191,7 +191,7 @@ impl Store for RedisStore {
         let mut keys =
             ["records", "index", "revision"].map(|key| self.key(workspace, key)).to_vec();
         keys.extend(batch.request.as_ref().map(|(id, _)| self.request_key(workspace, id)));
-        let replicas = self.config.min_replicas;
+        let replicas = if batch.hasty { 0 } else { self.config.min_replicas };
         let arguments = commit_arguments(&batch, replicas > 0);
         let call = Call { lua: &self.commit, keys, arguments, replicas };
         let (reply, acknowledged) = self.write(call).await?;

@@ -34,6 +34,7 @@ fn event(run: &str) -> AuditEvent {
         alias: None,
         matches: None,
         workflow_id: None,
+        holder: None,
         run_id: Some(RunId::parse(run).unwrap()),
         trace_id: None,
     }

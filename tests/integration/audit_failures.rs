@@ -15,6 +15,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use workflow_secrets::grpc::proto::secrets_service_client::SecretsServiceClient;
 
 use super::support::{
+    documents::{Open, check_json, open, prepare, redact, render_text},
     platform::{
         Client, Platform, Replica, SERVICE, assert_refused, assert_unavailable, create, delete,
         get, list, reason, resolve, spiffe_id, update, value,
@@ -108,6 +109,61 @@ async fn no_value_leaves_when_the_reader_is_gone() {
     }
     assert_eq!(replica.health(&platform, "").await, Some(ServingStatus::Serving));
     assert_eq!(replica.stderr().matches("audit stream cannot be written").count(), 1);
+}
+
+#[tokio::test]
+async fn no_document_and_no_tally_leaves_when_the_reader_is_gone() {
+    let platform = platform_with_secret().await;
+    let (reader, stdout) = pipe().unwrap();
+    let replica = platform.replica_to(stdout).await;
+    let mut executor = platform.client(&replica, "executor").await;
+    let mut people = platform.client(&replica, "platform").await;
+    let text = format!("<{SECRET}>");
+    let found = Open::start(&mut executor, open("ws", &[])).await;
+    let nothing = Open::start(&mut executor, open("ws", &["KEY"])).await;
+    found.send(text.as_bytes()).await;
+    nothing.send(b"<nothing>").await;
+    drop(reader);
+
+    let rendered = executor.render_template(render_text("ws", "{{secrets.KEY}}")).await;
+    assert!(!format!("{:?}", rendered.as_ref().err()).contains(SECRET));
+    assert_unavailable(rendered, "AUDIT_UNAVAILABLE");
+    let checked = executor.check_references(check_json("ws", "[\"{{secrets.KEY}}\"]")).await;
+    assert_unavailable(checked, "AUDIT_UNAVAILABLE");
+    let document = json!([SECRET]).to_string();
+    let prepared = people.prepare_template(prepare("ws", &document)).await;
+    assert!(!format!("{:?}", prepared.as_ref().err()).contains(SECRET));
+    assert_unavailable(prepared, "AUDIT_UNAVAILABLE");
+    for names in [&[][..], &["KEY"]] {
+        let refused = redact(&mut executor, open("ws", names), &[text.as_bytes()]).await;
+        let status = refused.err().expect("not opened");
+        assert_eq!(reason(&status), (Code::Unavailable, "AUDIT_UNAVAILABLE".to_owned()));
+    }
+
+    // What was opened before gives its text back, but not what was found.
+    let Open { requests, mut answers } = found;
+    drop(requests);
+    let (mut out, mut tally) = (Vec::new(), None);
+    let status = loop {
+        match answers.message().await {
+            Ok(Some(answer)) => {
+                out.extend_from_slice(&answer.chunk);
+                tally = tally.or(answer.tally.clone());
+            }
+            Ok(None) => panic!("{tally:?}"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), (Code::Unavailable, "AUDIT_UNAVAILABLE".to_owned()));
+    assert_eq!((&*out, &tally), (&b"<{{secrets.KEY}}>"[..], &None));
+    // Nothing found needs no line.
+    let Open { requests, mut answers } = nothing;
+    drop(requests);
+    while let Some(answer) = answers.message().await.unwrap() {
+        tally = answer.tally.clone();
+    }
+    assert_eq!(tally.expect("a tally").masked, []);
+    assert_eq!(replica.health(&platform, "").await, Some(ServingStatus::Serving));
 }
 
 #[tokio::test]

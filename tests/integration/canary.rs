@@ -1,11 +1,13 @@
 //! After every call and on every error path, with the most verbose logging,
 //! neither a secret value nor a data key is anywhere but in the answer of a
-//! Resolve: not in output, logs, audit lines, traces, errors, nor in Redis's
+//! Resolve or Render: not in output, logs, audit lines, traces, errors, nor in Redis's
 //! memory, files and command stream.
 
+mod documents;
 mod faults;
 mod keys;
 mod refusals;
+mod streams;
 
 use std::{
     fs,
@@ -20,7 +22,9 @@ use std::{
 use prost::Message;
 use tonic::{Code, Response, Status};
 use workflow_secrets::grpc::proto::{
-    ListSecretVersionsRequest, RollbackSecretRequest, UndeleteSecretRequest,
+    AcquireRefreshLeaseRequest, ListAuditEventsRequest, ListSecretUsageRequest,
+    ListSecretVersionsRequest, Owner, ReleaseRefreshLeaseRequest, RollbackSecretRequest,
+    UndeleteSecretRequest,
 };
 
 use super::support::{
@@ -50,7 +54,7 @@ const LOUD: [(&str, &str); 5] = [
     ("SMITHY_LOG", "trace"),
 ];
 
-/// Whatever callers were told, except resolved values.
+/// Whatever callers were told, except resolved and rendered values.
 #[derive(Default)]
 pub(crate) struct Told(Vec<u8>);
 
@@ -273,6 +277,7 @@ async fn successes(stage: &mut Stage) {
         }
         stage.told.keep(people.get_secret(get(&workspace, "KEY")).await).unwrap();
         stage.told.keep(people.list_secrets(list(&workspace)).await).unwrap();
+        refreshed(stage, &workspace, canary).await;
         request.name = "GONE".to_owned();
         request.request_id.clear();
         stage.told.keep(people.create_secret(request).await).unwrap();
@@ -288,11 +293,54 @@ async fn successes(stage: &mut Stage) {
             assert_eq!(value(&answer.unwrap().into_inner(), "k"), canary);
             stage.told.keep(people.delete_secret(delete(&workspace, "GONE")).await).unwrap();
         }
+        let trail = ListAuditEventsRequest { workspace: workspace.clone(), ..Default::default() };
+        let told = stage.told.keep(people.list_audit_events(trail).await).unwrap();
+        assert_eq!(told.events.len(), 15);
         let mut deleted = list(&workspace);
         deleted.show_deleted = true;
         let listed = stage.told.keep(people.list_secrets(deleted).await).unwrap();
         assert_eq!(listed.secrets.len(), 2);
     }
+}
+
+/// An OAuth token that is refreshed under a lease, and who uses secrets.
+async fn refreshed(stage: &mut Stage, workspace: &str, canary: &str) {
+    let mut sheets = stage.client("sheets").await;
+    let mut request = create(workspace, "OAUTH", canary);
+    request.owner =
+        Some(Owner { integration: "google_sheets".to_owned(), connection_id: "c".to_owned() });
+    stage.told.keep(sheets.create_secret(request).await).unwrap();
+    let acquire = AcquireRefreshLeaseRequest {
+        workspace: workspace.to_owned(),
+        name: "OAUTH".to_owned(),
+        holder: "pod-1".to_owned(),
+        ..Default::default()
+    };
+    let lease = stage.told.keep(sheets.acquire_refresh_lease(acquire).await).unwrap();
+    for outcome in [None, Some((Code::Aborted, "LEASE_LOST"))] {
+        let mut change = update(workspace, "OAUTH");
+        change.value = Some(CANARIES[2].to_owned());
+        change.fencing_token = Some(lease.fencing_token);
+        let updated = sheets.update_secret(change).await;
+        match outcome {
+            None => _ = stage.told.keep(updated).unwrap(),
+            Some((code, why)) => stage.told.refused(updated, code, why),
+        }
+    }
+    let release = ReleaseRefreshLeaseRequest {
+        workspace: workspace.to_owned(),
+        name: "OAUTH".to_owned(),
+        fencing_token: lease.fencing_token,
+    };
+    stage.told.keep(sheets.release_refresh_lease(release).await).unwrap();
+    stage.told.keep(sheets.delete_secret(delete(workspace, "OAUTH")).await).unwrap();
+    let usage = ListSecretUsageRequest {
+        workspace: workspace.to_owned(),
+        name: "KEY".to_owned(),
+        ..Default::default()
+    };
+    let mut operator = stage.client("operator").await;
+    stage.told.keep(operator.list_secret_usage(usage).await).unwrap();
 }
 
 fn versions(workspace: &str) -> ListSecretVersionsRequest {
@@ -310,13 +358,16 @@ async fn values_and_data_keys_are_nowhere() {
     successes(&mut stage).await;
     keys::provoke(&mut stage).await;
     refusals::provoke(&mut stage).await;
+    documents::provoke(&mut stage).await;
     faults::provoke(&mut stage).await;
 
+    let open = streams::under_way(&mut stage).await;
     // An orderly end sends the last spans.
     for replica in &mut stage.replicas {
         replica.terminate();
         assert!(replica.ended(Duration::from_secs(30)).await.success());
     }
+    streams::cut(&mut stage, open).await;
     let keys = stage.platform.kms.data_keys();
     assert!(keys.len() > 5);
     let keys = keys.iter().map(|key| ("data key", key.as_slice()));
@@ -339,8 +390,13 @@ async fn values_and_data_keys_are_nowhere() {
     let contains = |name: &str, text: &str| {
         String::from_utf8_lossy(place(name)).contains(text).then_some(()).expect(name);
     };
-    contains("traces", "/workflowsecrets.v1.SecretsService/CreateSecret");
-    contains("answers and errors", "RECORD_CORRUPT");
+    for method in ["CreateSecret", "RenderTemplate", "CheckReferences", "PrepareTemplate", "Redact"]
+    {
+        contains("traces", &format!("/workflowsecrets.v1.SecretsService/{method}"));
+    }
+    for why in ["RECORD_CORRUPT", "VALUES_PASTED", "SHUTTING_DOWN"] {
+        contains("answers and errors", why);
+    }
     assert!(stage.replicas[0].audit().iter().any(|line| line["outcome"] == "SECRETS_UNRESOLVED"));
     contains("MONITOR 0", "EVALSHA");
     contains("memory", "workflow-secrets:{ws0}:records");

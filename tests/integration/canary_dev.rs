@@ -1,5 +1,5 @@
 //! The same of `dev`: values and keys are nowhere but in the answer of a
-//! Resolve, and the key-encryption key in its file.
+//! Resolve or Render, and the key-encryption key in its file.
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use tonic::{
-    Code::{DataLoss, InvalidArgument, NotFound},
+    Code::{DataLoss, FailedPrecondition, InvalidArgument, NotFound},
     transport::Endpoint,
 };
 use workflow_secrets::{
@@ -25,6 +25,7 @@ use workflow_secrets::{
 use super::{
     canary::{CANARIES, Told, canaries, files},
     support::{
+        documents::{open, prepare, redact, render_text},
         needles::Needles,
         platform::{Client, create, delete, free_address, get, list, resolve, update, value},
     },
@@ -94,7 +95,20 @@ async fn dev_keeps_values_and_keys_to_itself() {
         told.keep(client.list_secrets(list("ws")).await).unwrap();
         let answer = client.resolve_secrets(resolve("ws", &["KEY"])).await.unwrap();
         assert_eq!(value(&answer.into_inner(), "KEY"), canary);
+        let text = format!("{canary} {{{{secrets.KEY}}}}");
+        let answer = client.render_template(render_text("ws", &text)).await.unwrap();
+        assert_eq!(answer.get_ref().rendered, format!("{canary} {canary}"));
+        let document = serde_json::json!({ canary: text }).to_string();
+        let prepared = told.keep(client.prepare_template(prepare("ws", &document)).await).unwrap();
+        assert_eq!(prepared.pasted.len(), 2);
+        let done = redact(&mut client, open("ws", &[]), &[text.as_bytes()]).await.unwrap();
+        assert_eq!(done.text, "{{secrets.KEY}} {{secrets.KEY}}");
         told.keep(client.delete_secret(delete("ws", "KEY")).await).unwrap();
+        told.refused(
+            client.render_template(render_text("ws", &text)).await,
+            FailedPrecondition,
+            "SECRETS_UNRESOLVED",
+        );
         let mut request = create("ws", "KEY", canary);
         request.request_id = format!("once-{i}");
         told.refused(client.create_secret(request).await, InvalidArgument, "REQUEST_ID_REUSED");

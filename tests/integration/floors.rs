@@ -37,7 +37,7 @@ const ADAPTERS: [(&str, &[&str]); 16] = [
     ("governor", &["service/rates.rs"]),
     ("hyper", &["cli/connect.rs", "grpc/"]),
     ("indicatif", &["cli/progress.rs"]),
-    ("prost", &["cli/", "grpc/", "store/codec.rs"]),
+    ("prost", &["cli/", "grpc/", "store/codec.rs", "store/codec/"]),
     ("redb", &["store/embedded"]),
     ("redis", &["store/redis"]),
     ("tonic", &["cli/", "grpc/"]),

@@ -22,7 +22,17 @@ async fn python_speaks_the_whole_api() {
                 WFS_TOOLS_PYTHON";
     assert_eq!(ended.code, Some(0), "{}{}\n{hint}", ended.stdout, ended.stderr);
     // Each part reports itself, so that none is skipped unseen.
-    let parts = ["tour", "errors", "many unresolved", "values", "largest answer"];
+    let parts = [
+        "tour",
+        "errors",
+        "many unresolved",
+        "documents",
+        "many places",
+        "prepare",
+        "redact",
+        "values",
+        "largest answer",
+    ];
     assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), parts);
     // The service agrees that it was asked: creations, with the person named.
     let created = replica.audit().into_iter().filter(|line| line["action"] == "create");

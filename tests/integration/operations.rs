@@ -2,7 +2,7 @@
 //! stream that breaks: what a running service shows only by chance.
 
 use std::{
-    io::{self, Write},
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,138 +12,21 @@ use std::{
 
 use async_trait::async_trait;
 use workflow_secrets::{
-    domain::{
-        Actor, Alias, Clock as _, Description, Plaintext, RequestId, Revision, SecretMetadata,
-        SecretName, Timestamp, WorkspaceId,
-    },
+    domain::{Actor, Clock as _, RequestId, Revision, SecretMetadata, SecretUid, WorkspaceId},
     service::{
-        Cause, CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange,
-        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, Unresolved,
-        UpdateSecret, access::Caller, audit::AuditSink,
+        Cause, Error, Expiry, ExpiryChange, ListSecrets, PageSize, SecretView, Unresolved,
+        audit::AuditSink,
     },
-    store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor},
+    store::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor, codec},
 };
 
 use super::support::{
-    fake_kms::FakeKms, manual_clock::ManualClock, memory_store::MemoryStore, service,
+    bench::{Bench, Breaking, name, workspace},
+    memory_store::MemoryStore,
 };
-
-struct Bench {
-    secrets: Arc<Secrets>,
-    store: Arc<MemoryStore>,
-    clock: Arc<ManualClock>,
-    caller: Caller,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let store = Arc::new(MemoryStore::default());
-        Self::on(store.clone(), store, AuditSink::Writer(Box::new(io::sink())))
-    }
-
-    fn on(store: Arc<MemoryStore>, seen: Arc<dyn Store>, audit: AuditSink) -> Self {
-        let clock = Arc::new(ManualClock::default());
-        let secrets = service::secrets(seen, Arc::new(FakeKms::default()), clock.clone(), audit);
-        Self { secrets: Arc::new(secrets), store, clock, caller: service::caller() }
-    }
-
-    /// So much later than now.
-    fn later(&self, by: Duration) -> Timestamp {
-        let now = self.clock.now();
-        let nanos = u64::from(now.nanos()) + u64::from(by.subsec_nanos());
-        let carry = i64::try_from(by.as_secs() + nanos / 1_000_000_000).unwrap();
-        let nanos = u32::try_from(nanos % 1_000_000_000).unwrap();
-        Timestamp::new(now.seconds() + carry, nanos).unwrap()
-    }
-
-    async fn create(
-        &self,
-        name: &str,
-        expire_time: Option<Timestamp>,
-        request_id: Option<&str>,
-    ) -> Result<(), Error> {
-        let request = CreateSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            value: Plaintext::parse("value".to_owned()).ok().unwrap(),
-            description: Description::parse(&"d".repeat(512)).unwrap(),
-            owner: None,
-            expire_time,
-            request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
-            validate_only: false,
-        };
-        self.secrets.create(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn expire(&self, name: &str, expiry: ExpiryChange) -> Result<(), Error> {
-        let request = UpdateSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            value: None,
-            description: None,
-            expiry,
-            etag: None,
-            allow_missing: false,
-            owner: None,
-            request_id: None,
-            validate_only: false,
-        };
-        self.secrets.update(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn delete(&self, name: &str) -> Result<(), Error> {
-        let request = DeleteSecret {
-            workspace: workspace(),
-            name: self::name(name),
-            etag: None,
-            permanent: false,
-            request_id: None,
-        };
-        self.secrets.delete(&self.caller, request).await
-    }
-
-    async fn list(&self, show_deleted: bool) -> Vec<SecretView> {
-        let request = ListSecrets {
-            workspace: workspace(),
-            page_size: PageSize::parse(0).unwrap(),
-            page_token: String::new(),
-            show_system_managed: true,
-            show_deleted,
-        };
-        self.secrets.list(&self.caller, request).await.unwrap().secrets
-    }
-
-    async fn undelete(&self, name: &str) -> Result<(), Error> {
-        let (workspace, name) = (workspace(), self::name(name));
-        let request = UndeleteSecret { workspace, name, uid: None, request_id: None };
-        self.secrets.undelete(&self.caller, request).await.map(|_| ())
-    }
-
-    async fn resolve(&self, name: &str) -> Result<String, Error> {
-        let secret = self::name(name);
-        let alias = Alias::from(&secret);
-        let request = ResolveSecrets {
-            workspace: workspace(),
-            credentials: Credentials::new(vec![Credential { secret, alias, version: None }])
-                .unwrap(),
-            workflow_id: None,
-            run_id: None,
-        };
-        let mut resolved = self.secrets.resolve(&self.caller, request).await?;
-        Ok(resolved.remove(0).payload.value.expose().to_owned())
-    }
-}
-
-fn workspace() -> WorkspaceId {
-    WorkspaceId::parse("ws").unwrap()
-}
 
 fn unresolved(asked: &str, cause: Cause) -> Error {
     Error::Unresolved(vec![Unresolved { name: Some(name(asked)), cause, place: None }])
-}
-
-fn name(text: &str) -> SecretName {
-    SecretName::parse(text).unwrap()
 }
 
 const NANO: Duration = Duration::from_nanos(1);
@@ -156,7 +39,7 @@ async fn a_deleted_secret_comes_back_until_its_time_is_over() {
     bench.create("KEY", None, None).await.unwrap();
     bench.delete("KEY").await.unwrap();
     bench.clock.advance(WEEK - Duration::from_nanos(1));
-    assert_eq!(bench.list(true).await.len(), 1);
+    assert_eq!(bench.list().await.len(), 1);
     bench.undelete("KEY").await.unwrap();
     assert_eq!(bench.resolve("KEY").await.unwrap(), "value");
 
@@ -166,7 +49,7 @@ async fn a_deleted_secret_comes_back_until_its_time_is_over() {
     let deleted = || bench.store.records(&workspace()).into_keys();
     let deleted = || deleted().filter(|key| key.as_str().starts_with(Key::DELETED)).count();
     assert_eq!(deleted(), 1);
-    assert!(bench.list(true).await.is_empty());
+    assert!(bench.list().await.is_empty());
     assert!(matches!(bench.undelete("KEY").await, Err(Error::NotFound { .. })));
     bench.create("KEY", None, None).await.unwrap();
     assert_eq!(deleted(), 1);
@@ -176,17 +59,26 @@ async fn a_deleted_secret_comes_back_until_its_time_is_over() {
 #[tokio::test]
 async fn what_is_due_does_not_count() {
     let bench = Bench::new();
-    for number in 0..2_000 {
-        let name = format!("KEY_{number}");
-        bench.create(&name, None, None).await.unwrap();
-        bench.delete(&name).await.unwrap();
+    bench.create("KEY", None, None).await.unwrap();
+    bench.delete("KEY").await.unwrap();
+    // As if it had been deleted that often.
+    let records = bench.store.records(&workspace());
+    let (key, record) =
+        records.into_iter().find(|(key, _)| key.as_str().starts_with(Key::DELETED)).unwrap();
+    for number in 1..2_000_u16 {
+        let mut deleted = codec::decode_deleted(&key, &record.bytes).unwrap();
+        let bytes = [&[0; 14][..], &number.to_be_bytes()].concat();
+        deleted.metadata.uid = SecretUid::from_bytes(bytes.try_into().unwrap());
+        let key = Key::deleted(&name("KEY"), deleted.metadata.uid);
+        let bytes = codec::encode_deleted(&deleted);
+        bench.store.set(&workspace(), key, Some(Record { bytes, ..record.clone() }));
     }
     bench.create("ONE_MORE", None, None).await.unwrap();
     let full = Err(Error::QuotaExceeded { limit: 2_000, deleted: true });
     assert_eq!(bench.delete("ONE_MORE").await, full);
     bench.clock.advance(Duration::from_secs(7 * 24 * 60 * 60));
     bench.delete("ONE_MORE").await.unwrap();
-    assert_eq!(bench.list(true).await.len(), 1);
+    assert_eq!(bench.list().await.len(), 1);
     let records = bench.store.records(&workspace()).into_keys();
     let values = records.filter(|key| key.as_str().starts_with(Key::EARLIER)).count();
     assert_eq!(values, 1);
@@ -205,8 +97,8 @@ async fn expiry_is_exact_to_the_nanosecond() {
     let refused = Err(Error::field("expire_time", "must lie in the future"));
     let now = bench.clock.now();
     assert_eq!(bench.create("OTHER", Some(now), None).await, refused);
-    assert_eq!(bench.expire("KEY", ExpiryChange::Set(now)).await, refused);
-    bench.expire("KEY", ExpiryChange::Set(bench.later(NANO))).await.unwrap();
+    assert_eq!(bench.expire("KEY", ExpiryChange::Set(Expiry::At(now))).await, refused);
+    bench.expire("KEY", ExpiryChange::Set(Expiry::At(bench.later(NANO)))).await.unwrap();
     assert_eq!(bench.resolve("KEY").await.as_deref(), Ok("value"));
     bench.clock.advance(NANO);
     assert!(bench.resolve("KEY").await.is_err());
@@ -260,6 +152,7 @@ async fn a_page_of_the_longest_secrets_fits_a_message() {
             page_token,
             show_system_managed: false,
             show_deleted: false,
+            expiring_within: None,
         };
         let page = bench.secrets.list(&bench.caller, request).await.unwrap();
         let bytes = |secret: &SecretView| {
@@ -313,22 +206,6 @@ async fn nothing_changes_while_its_audit_line_cannot_be_written() {
     // The first call finds the stream whole again by its own line.
     let _ = bench.create("KEY", None, None).await;
     bench.create("AFTER", None, None).await.unwrap();
-}
-
-/// A sink that fails on demand.
-struct Breaking(Arc<AtomicBool>);
-
-impl Write for Breaking {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.load(Ordering::SeqCst) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A store in which somebody else is always faster, on demand.

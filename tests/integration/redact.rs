@@ -201,3 +201,42 @@ async fn silent_streams_end_and_so_many_are_open() {
     }
     redact(&mut client, open(WS, &[]), &[b"x"]).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_was_cut_does_not_look_complete() {
+    let config =
+        ServerConfig { redaction_idle: Duration::from_millis(300), ..ServerConfig::default() };
+    let edge = Edge::start(config).await;
+    let mut client = edge.client(CALLER).await;
+    client.create_secret(create(WS, "STRIPE_KEY", KEY)).await.unwrap();
+    let mut stream = Open::start(&mut client, open(WS, &[])).await;
+    // More than the client takes unread: answers pile up in the service.
+    let requests = stream.requests.clone();
+    let sending = tokio::spawn(async move {
+        let filler = [KEY.as_bytes(), &[b'.'; 200 * 1024]].concat();
+        while requests.send(chunk(&filler)).await.is_ok() {}
+    });
+    let ended = || String::from_utf8_lossy(&edge.audit.lock().unwrap()).contains("found");
+    until(ended).await;
+    let status = loop {
+        match stream.next().await {
+            Ok(answer) => assert!(answer.expect("an error ends it").tally.is_none()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), (Code::DeadlineExceeded, "TIMEOUT".to_owned()));
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_chunk_passes() {
+    let edge = Edge::start(ServerConfig::default()).await;
+    let mut client = edge.client(CALLER).await;
+    for (length, why) in [(255 * 1024, None), (256 * 1024, Some("MESSAGE_TOO_LARGE"))] {
+        let text = vec![b'.'; length];
+        match redact(&mut client, open(WS, &[]), &[&text]).await {
+            Ok(done) => assert_eq!((done.text.into_bytes() == text, why), (true, None)),
+            Err(status) => assert_eq!(Some(&*reason(&status).1), why),
+        }
+    }
+}

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
+use workflow_secrets::grpc::proto;
 
 use super::support::platform::{
     Client, Platform, Replica, SERVICE, assert_refused, assert_unavailable, create, delete, get,
@@ -164,7 +165,10 @@ async fn redis_without_room() {
     }
     // What is there can be read, and deleted to make room.
     setting.executor.resolve_secrets(resolve("ws", &["OLD"])).await.unwrap();
-    writer.delete_secret(delete("ws", "OLD")).await.unwrap();
+    let refused = writer.delete_secret(delete("ws", "OLD")).await;
+    assert_refused(refused, Code::ResourceExhausted, "STORE_FULL");
+    let permanent = proto::DeleteSecretRequest { permanent: true, ..delete("ws", "OLD") };
+    writer.delete_secret(permanent).await.unwrap();
     let missing = writer.get_secret(get("ws", "OLD")).await;
     assert_refused(missing, Code::NotFound, "SECRET_NOT_FOUND");
     let health = setting.replica.health(&setting.platform, SERVICE).await;

@@ -51,6 +51,7 @@ async fn all_faults_are_named_at_once() {
             ["--max-versions", "-"],
             ["--rotate-data-keys-after", "yearly"],
             ["--rotate-data-keys-after-changes", "many"],
+            ["--max-audit-events", "many"],
             ["--deleted-retention", "a week"],
             ["--shutdown-grace", "1s"],
             ["--drain-delay", "2s"],
@@ -84,6 +85,7 @@ async fn all_faults_are_named_at_once() {
             "--max-versions: must",
             "--rotate-data-keys-after: must",
             "--rotate-data-keys-after-changes: must",
+            "--max-audit-events: must",
             "--deleted-retention: must",
             "--drain-delay: must",
             "--log: must",
@@ -105,7 +107,7 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 17] = [
+const FAULTY: [Setting<'_>; 18] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
@@ -119,13 +121,14 @@ const FAULTY: [Setting<'_>; 17] = [
     ["--kms-region", ""],
     ["--max-secrets-per-workspace", "0"],
     ["--max-versions", "101"],
+    ["--max-audit-events", "1000001"],
     ["--deleted-retention", "3651d"],
     ["--rotate-data-keys-after", "59m"],
     ["--rotate-data-keys-after-changes", "999"],
     ["--otlp-endpoint", "http://x:y"],
 ];
 
-const FAULTS: [&str; 20] = [
+const FAULTS: [&str; 21] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -142,6 +145,7 @@ const FAULTS: [&str; 20] = [
     "--kms-previous-key: must",
     "--max-secrets-per-workspace: must be a number of secrets, at least 1",
     "--max-versions: must be a number of earlier values, at most 100",
+    "--max-audit-events: must be a number of entries, at most 1000000",
     "--rotate-data-keys-after: must be 0s or at least 1h",
     "--rotate-data-keys-after-changes: must be a number of changes, 0 or at least 1000",
     "--deleted-retention: must be at most 3650days",

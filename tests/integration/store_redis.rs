@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use workflow_secrets::store::{
-    Batch, Commit, Key, Store, StoreError,
+    Batch, Commit, Key, Store, StoreError, Trail,
     redis::{KeyPrefix, RedisConfig, RedisStore, RedisUrl},
 };
 
@@ -135,6 +135,14 @@ async fn full_memory_stops_writes_and_lets_deletions_through() {
     assert_eq!(run(&store, "w", deletion.clone()).await, "done");
     assert_eq!(run(&store, "w", deletion).await, "replayed o");
     assert!(get(&store, "w", &meta("A")).await.is_none());
+    // What tells of a deletion does not stand in its way, and comes alone no
+    // more than anything else.
+    let trail = || Some(Trail { entry: b"e".to_vec(), keep: 9 });
+    let alone = Batch { trail: trail(), ..Batch::default() };
+    assert_eq!(store.commit(&ws("w"), alone).await.err(), Some(StoreError::Full));
+    let told = Batch { trail: trail(), ..batch([delete(meta("B"), at(1))]) };
+    assert_eq!(run(&store, "w", told).await, "done");
+    assert_eq!(store.scan(&ws("w"), "", None, 9).await.unwrap().len(), 1);
     // So is room made where it is needed most.
     assert_eq!(store.shred(&ws("w"), rec(1, b"t")).await.map(|done| done.records), Ok(1));
     assert_eq!(store.shred(&ws("w"), rec(1, b"t")).await.map(|done| done.records), Ok(0));
@@ -218,6 +226,8 @@ async fn replicas_confirm_or_the_commit_says_so() {
         ..batch([put(meta("A"), None, rec(1, b"x"))])
     };
     let short = Some(StoreError::NotReplicated { acknowledged: 0, demanded: 1 });
+    let hasty = Batch { hasty: true, ..batch([put(meta("NOTE"), None, rec(1, b"x"))]) };
+    assert!(store.commit(&ws("w"), hasty).await == Ok(Commit::Done));
     assert_eq!(store.commit(&ws("w"), create.clone()).await.err(), short);
     // It was carried out all the same, and its replay is no better.
     assert!(get(&store, "w", &meta("A")).await.is_some());
@@ -249,7 +259,7 @@ async fn replicas_confirm_or_the_commit_says_so() {
     assert!(ttl > 0);
 
     let shred = async || store.shred(&ws("w"), rec(1, b"t")).await;
-    assert_eq!(shred().await.map(|done| done.records), Ok(51));
+    assert_eq!(shred().await.map(|done| done.records), Ok(52));
     assert_eq!(replica.cli(&["HKEYS", "workflow-secrets:{w}:records"]), "t/shredded");
     drop(replica);
     // Nor is a repetition better than what it repeats.

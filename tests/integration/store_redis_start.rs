@@ -23,7 +23,8 @@ async fn refusal(config: RedisConfig) -> StartError {
 
 /// The rights that the engine's documentation asks for, and no more.
 const RIGHTS: &str = "+info +select +hmget +get +del +unlink +scan +eval +evalsha +hlen +hget +hset \
-     +hdel +zcard +zadd +zrem +zlexcount +zrangebylex +set +incr +pexpireat +pexpiretime +wait";
+     +hdel +zcard +zadd +zrem +zlexcount +zrangebylex +zrevrangebylex +set +incr +pexpireat \
+     +pexpiretime +wait";
 
 fn user(password: &str) -> Options {
     let password = format!(">{password}");

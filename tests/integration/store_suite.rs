@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use workflow_secrets::{
     domain::{DataKeyId, Revision, SecretName, SecretUid},
-    store::{Batch, Expect, Key, Operation, Quota, StoreError},
+    store::{Batch, Expect, Key, Operation, Quota, StoreError, Trail},
 };
 
 use crate::support::store::{
@@ -34,6 +34,9 @@ macro_rules! suite {
             a_shredded_workspace_stays_so
             a_shredding_remembers_no_request
             no_commit_outlives_a_shredding
+            a_trail_tells_the_newest_first
+            a_trail_drops_its_oldest
+            only_what_is_done_is_in_the_trail
             scans_run_in_byte_order
             scans_go_on_after_a_key
             scans_keep_to_their_prefix
@@ -281,6 +284,11 @@ pub(crate) async fn a_quota_counts_one_kind(store: S) {
 
 pub(crate) async fn each_change_has_a_greater_revision(store: S) {
     let revision = async |workspace| store.revision(&ws(workspace)).await.unwrap();
+    let kept = |one| Batch { bookkeeping: true, ..batch([one]) };
+    assert_eq!(revision("w").await, None);
+    assert_eq!(run(&store, "w", kept(put(meta("NOTE"), None, rec(1, b"a")))).await, "done");
+    assert_eq!(show(&store, "w", &meta("NOTE")).await, Some((1, "a".into())));
+    assert_eq!(run(&store, "w", kept(delete(meta("NOTE"), at(1)))).await, "done");
     assert_eq!(revision("w").await, None);
     set(&store, "w", meta("A"), rec(1, b"a")).await;
     let mut last = revision("w").await.unwrap();
@@ -304,6 +312,10 @@ pub(crate) async fn each_change_has_a_greater_revision(store: S) {
         (remember, "replayed "),
         (batch([check(meta("A"), Some(Expect::Absent))]), "done"),
         (batch([put(meta("A"), at(1), rec(2, b"a"))]), "conflict m/A"),
+        (kept(put(meta("NOTE"), None, rec(1, b"a"))), "done"),
+        (kept(put(meta("NOTE"), at(2), rec(3, b"b"))), "conflict m/NOTE"),
+        (kept(put(meta("NOTE"), at(1), rec(2, b"b"))), "done"),
+        (kept(delete(meta("NOTE"), None)), "done"),
     ];
     for (change, result) in same {
         assert_eq!(run(&store, "w", change).await, result);
@@ -397,6 +409,100 @@ pub(crate) async fn no_commit_outlives_a_shredding(store: S) {
         writer.await.unwrap();
     }
     assert_eq!(keys(&store, "w", "", None, 9).await, [Key::tombstone()]);
+}
+
+/// Entries, newest first.
+async fn trail(store: &S, workspace: &str) -> Vec<String> {
+    let found = store.scan(&ws(workspace), Key::TRAIL, None, usize::MAX).await.unwrap();
+    found.into_iter().map(|(_, record)| String::from_utf8(record.bytes).unwrap()).collect()
+}
+
+fn telling(entry: impl ToString, keep: u64, operation: Operation) -> Batch {
+    let trail = Some(Trail { entry: entry.to_string().into_bytes(), keep });
+    Batch { trail, ..batch([operation]) }
+}
+
+pub(crate) async fn a_trail_tells_the_newest_first(store: S) {
+    for number in 1..=12 {
+        let change = telling(number, 100, put(meta("A"), None, rec(number, b"a")));
+        assert_eq!(run(&store, "w", change).await, "done");
+        // Its number is that of the workspace.
+        let revision = store.revision(&ws("w")).await.unwrap().unwrap().as_u64();
+        let found = store.scan(&ws("w"), Key::TRAIL, None, 1).await.unwrap();
+        let key = format!("a/{:016}", 9_007_199_254_740_991 - revision);
+        assert_eq!(found[0].0.as_str(), key);
+        assert!(found[0].1 == rec(1, number.to_string().as_bytes()));
+        if number % 3 == 0 {
+            // Others count, too.
+            set(&store, "w", meta("B"), rec(number, b"b")).await;
+        }
+    }
+    let expected: Vec<_> = (1..=12).rev().map(|number| number.to_string()).collect();
+    assert_eq!(trail(&store, "w").await, expected);
+    let all = keys(&store, "w", Key::TRAIL, None, 100).await;
+    assert_eq!(keys(&store, "w", Key::TRAIL, Some(&all[3]), 2).await, all[4..6]);
+    assert!(trail(&store, "w2").await.is_empty());
+    // A workspace that has no more than its trail is one.
+    let gone = batch([delete(meta("A"), None), delete(meta("B"), None)]);
+    assert_eq!(run(&store, "w", gone).await, "done");
+    assert_eq!(list(&store).await, BTreeSet::from(["w".to_owned()]));
+}
+
+pub(crate) async fn a_trail_drops_its_oldest(store: S) {
+    // What stands next to it in byte order stays.
+    set(&store, "w", meta("A"), rec(1, b"a")).await;
+    for number in 1..=250 {
+        let change = telling(number, 240, put(meta("A"), None, rec(number, b"a")));
+        assert_eq!(run(&store, "w", change).await, "done");
+        let other = telling(number, 240, put(meta("A"), None, rec(number, b"a")));
+        assert_eq!(run(&store, "w2", other).await, "done");
+    }
+    let newest = |count: u64, last: u64| -> Vec<_> {
+        (last + 1 - count..=last).rev().map(|number| number.to_string()).collect()
+    };
+    assert_eq!(trail(&store, "w").await, newest(240, 250));
+    // A smaller number is reached in steps, which are long enough.
+    let fewer = |number| telling(number, 3, put(meta("A"), None, rec(1, b"a")));
+    assert_eq!(run(&store, "w", fewer(251)).await, "done");
+    assert_eq!(trail(&store, "w").await, newest(141, 251));
+    assert_eq!(run(&store, "w", fewer(252)).await, "done");
+    assert_eq!(run(&store, "w", fewer(253)).await, "done");
+    assert_eq!(trail(&store, "w").await, newest(3, 253));
+    assert_eq!(trail(&store, "w2").await, newest(240, 250));
+    // A larger one is reached again.
+    let more = telling(254, 4, put(meta("A"), None, rec(1, b"a")));
+    assert_eq!(run(&store, "w", more).await, "done");
+    assert_eq!(trail(&store, "w").await, newest(4, 254));
+    assert_eq!(keys(&store, "w", Key::METADATA, None, 9).await, [meta("A")]);
+    // Its records count as such, and as no others.
+    let quota = Some(Quota { kind: Key::METADATA, max: 1 });
+    let full = Batch { quota, ..telling("no", 4, put(meta("B"), None, rec(1, b"b"))) };
+    assert_eq!(run(&store, "w", full).await, "full");
+}
+
+pub(crate) async fn only_what_is_done_is_in_the_trail(store: S) {
+    set(&store, "w", meta("A"), rec(1, b"a")).await;
+    let revision = store.revision(&ws("w")).await.unwrap();
+    let lost = telling("lost", 9, put(meta("A"), at(7), rec(2, b"a")));
+    assert_eq!(run(&store, "w", lost).await, "conflict m/A");
+    let empty = Batch { expect_empty: true, ..telling("x", 9, delete(meta("A"), None)) };
+    assert_eq!(run(&store, "w", empty).await, "not empty");
+    assert!(trail(&store, "w").await.is_empty());
+    assert_eq!(store.revision(&ws("w")).await.unwrap(), revision);
+
+    let once = || Batch {
+        request: Some((request("r"), b"o".to_vec())),
+        ..telling("once", 9, put(meta("A"), at(1), rec(2, b"a")))
+    };
+    assert_eq!(run(&store, "w", once()).await, "done");
+    assert_eq!(run(&store, "w", once()).await, "replayed o");
+    assert_eq!(trail(&store, "w").await, ["once"]);
+    // An entry alone is a change.
+    let before = store.revision(&ws("w")).await.unwrap().unwrap();
+    let alone = telling("alone", 9, check(meta("A"), at(2)));
+    assert_eq!(run(&store, "w", alone).await, "done");
+    assert!(store.revision(&ws("w")).await.unwrap().unwrap() > before);
+    assert_eq!(trail(&store, "w").await, ["alone", "once"]);
 }
 
 pub(crate) async fn scans_run_in_byte_order(store: S) {

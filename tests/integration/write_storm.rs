@@ -145,10 +145,14 @@ async fn check(platform: &Platform, replica: &Replica, all: &[Replica], written:
     let mut whole: BTreeSet<_> =
         last.iter().flat_map(|w| [format!("m/{}", w.name), format!("v/{}", w.name)]).collect();
     whole.insert("k/active".to_owned());
+    let records = stored(&["HKEYS", "workflow-secrets:{ws}:records"]);
+    let (trail, records): (BTreeSet<_>, BTreeSet<_>) =
+        records.into_iter().partition(|key| key.starts_with("a/"));
+    // One entry for each value.
+    let values: u64 = last.iter().map(|w| w.version).sum();
+    assert_eq!(u64::try_from(trail.len()).unwrap(), values);
     let (earlier, found): (BTreeSet<_>, BTreeSet<_>) =
-        stored(&["HKEYS", "workflow-secrets:{ws}:records"])
-            .into_iter()
-            .partition(|key| key.starts_with("h/"));
+        records.into_iter().partition(|key| key.starts_with("h/"));
     assert_eq!(found, whole);
     // Of each secret the versions before the last.
     let numbers = |version: u64| (1..version).map(|number| format!("{number:020}"));
@@ -157,7 +161,7 @@ async fn check(platform: &Platform, replica: &Replica, all: &[Replica], written:
     expected.sort();
     kept.sort();
     assert_eq!(kept, expected);
-    whole.extend(earlier);
+    whole.extend(earlier.into_iter().chain(trail));
     assert_eq!(stored(&["ZRANGE", "workflow-secrets:{ws}:index", "0", "-1"]), whole);
 
     let audited: BTreeSet<_> = all

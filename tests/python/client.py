@@ -6,15 +6,19 @@ Run by tests/integration/foreign_client.rs. Prints the name of each part that
 passed; an assertion that fails ends it.
 """
 
+import base64
+import json
+import queue
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import grpc
 from grpc_tools import protoc
 
-HERE = Path(__file__).resolve().parent
+# Where google_rpc.proto is.
+ERRORS = Path(__file__).resolve().parents[2] / "examples/node"
 WORKSPACE = "ws_python"
 DETAILS = "grpc-status-details-bin"
 
@@ -22,7 +26,7 @@ DETAILS = "grpc-status-details-bin"
 def build_stubs(protos, target):
     """Compiles the API and the error model; makes them importable."""
     well_known = Path(protoc.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{protos}", f"-I{HERE}", f"-I{well_known}"]
+    arguments = ["protoc", f"-I{protos}", f"-I{ERRORS}", f"-I{well_known}"]
     arguments += [f"--python_out={target}", f"--grpc_python_out={target}"]
     arguments += ["workflowsecrets/v1/secrets.proto", "google_rpc.proto"]
     assert protoc.main(arguments) == 0
@@ -69,6 +73,16 @@ class Refusal:
             self.details[kind] = message
         assert self.details["ErrorInfo"].domain == "workflowsecrets.v1"
         self.reason = self.details["ErrorInfo"].reason
+
+    def size(self):
+        """As HTTP/2 counts (RFC 9113, section 6.5.2), binary values in base64."""
+        headers = {
+            name: (len(value) * 4 + 2) // 3 if name.endswith("-bin") else len(value)
+            for name, value in self.trailer
+        }
+        headers |= {":status": 3, "content-type": len("application/grpc"), "grpc-status": 1}
+        headers["grpc-message"] = len(quote(self.message))
+        return sum(len(name) + length + 32 for name, length in headers.items())
 
 
 def key(name):
@@ -155,15 +169,8 @@ def many_unresolved(connect):
         unlisted = int(refusal.details["ErrorInfo"].metadata.get("unlisted", 0))
         assert told == names[: 100 - unlisted]
         assert unlisted == 0 or length > 36, f"{unlisted} of length {length} not listed"
-        # As HTTP/2 counts (RFC 9113, section 6.5.2), binary values in base64.
-        headers = {
-            name: (len(value) * 4 + 2) // 3 if name.endswith("-bin") else len(value)
-            for name, value in refusal.trailer
-        }
-        headers |= {":status": 3, "content-type": len("application/grpc"), "grpc-status": 1}
-        headers["grpc-message"] = len(quote(refusal.message))
-        size = sum(len(name) + length + 32 for name, length in headers.items())
-        assert size <= 8 * 1024, f"{size} bytes for names of {length}: {headers}"
+        size = refusal.size()
+        assert size <= 8 * 1024, f"{size} bytes for names of {length}"
 
 
 def values(connect):
@@ -203,6 +210,187 @@ def largest_answer(connect):
         assert secrets[f"l{number}"].value == f"{number:04}" * (16 * 1024)
 
 
+def documents(connect):
+    """Render and Check: what comes out, and where something is wrong."""
+    platform, executor = connect("platform"), connect("executor")
+    odd = 'a "b" \\ \0\x1f\x7f\u0085\u2028\u2029\ufeff\U0001f511 {{secrets.PLAIN}} }} \r\n/é'
+    for name, value in (("PLAIN", "plain-value-1"), ("ODD", odd)):
+        platform.CreateSecret(api.CreateSecretRequest(**key(name), value=value))
+    template = {
+        "{{secrets.PLAIN}}": ["{{ secrets.ODD }}", "{{ $json.id }}", 1.5, None, "é\u2028"],
+        "\\{{secrets.PLAIN}}": "\U0001f511{{secrets.ODD}}{{secrets.PLAIN}}",
+    }
+    expected = {
+        "plain-value-1": [odd, "{{ $json.id }}", 1.5, None, "é\u2028"],
+        "{{secrets.PLAIN}}": f"\U0001f511{odd}plain-value-1",
+    }
+    for ascii_only in (True, False):
+        request = api.RenderTemplateRequest(
+            workspace=WORKSPACE,
+            json=json.dumps(template, indent=1, ensure_ascii=ascii_only),
+            credentials=[api.Credential(secret="ODD", alias="o"), api.Credential(secret="PLAIN")],
+            run_id="run-1",
+        )
+        answer = executor.RenderTemplate(request)
+        assert json.loads(answer.rendered) == expected
+        assert dict(answer.context_secrets) == {"o": odd, "PLAIN": "plain-value-1"}
+        assert [(used.name, used.version) for used in answer.used] == [("ODD", 1), ("PLAIN", 1)]
+    text = api.RenderTemplateRequest(workspace=WORKSPACE, text="<{{secrets.ODD}}>\r\n")
+    assert executor.RenderTemplate(text).rendered == f"<{odd}>\r\n"
+
+    wrong = json.dumps({"a/b~é": ["{{secrets.PLAIN}}", "{{secrets.GONE}} {{secrets.A-B}}"]})
+    wrong = {"workspace": WORKSPACE, "json": wrong, "credentials": [api.Credential(secret="LOST")]}
+    refusal = executor.refused("RenderTemplate", api.RenderTemplateRequest(**wrong))
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "SECRETS_UNRESOLVED")
+    assert (refusal.code, refusal.reason) == expected
+    violations = refusal.details["PreconditionFailure"].violations
+    assert [(one.type, one.subject, one.description) for one in violations] == [
+        ("MISSING", "GONE", "/a~1b~0é/1"),
+        ("MALFORMED", "", "/a~1b~0é/1"),
+        ("MISSING", "LOST", "credentials[0]"),
+    ]
+    assert "plain-value-1" not in refusal.message
+    answer = platform.CheckReferences(api.CheckReferencesRequest(**wrong))
+    assert [(one.place, one.name, one.state) for one in answer.references] == [
+        ("/a~1b~0é/0", "PLAIN", api.REFERENCE_STATE_OK),
+        ("/a~1b~0é/1", "GONE", api.REFERENCE_STATE_MISSING),
+        ("/a~1b~0é/1", "", api.REFERENCE_STATE_MALFORMED),
+        ("credentials[0]", "LOST", api.REFERENCE_STATE_MISSING),
+    ]
+    assert not answer.resolvable and answer.references[0].managed_by == api.MANAGED_BY_USER
+
+    bad = api.RenderTemplateRequest(workspace=WORKSPACE, json='{"a":\n nul}')
+    refusal = executor.refused("RenderTemplate", bad)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    told = refusal.details["BadRequest"].field_violations[0]
+    assert (told.field, told.description[:32]) == ("json", "is not valid JSON at line 2, col")
+    large = api.CheckReferencesRequest(workspace=WORKSPACE, text="x" * (1024 * 1024 + 1))
+    refusal = executor.refused("CheckReferences", large)
+    expected = (grpc.StatusCode.RESOURCE_EXHAUSTED, "TEMPLATE_TOO_LARGE")
+    assert (refusal.code, refusal.reason) == expected
+
+
+def many_places(connect):
+    """As many_unresolved, with the longest places too."""
+    executor = connect("executor")
+    for name, letter in (("GONE", "k"), ("GONE", "é"), ("G" * 128, "\U0001f511"), ("GONE", "\n")):
+        for length in (1, 14, 29, 57, 58, 300, 800):
+            document = {f"{i}{letter * length}": "{{secrets.%s}}" % name for i in range(100)}
+            request = api.RenderTemplateRequest(workspace=WORKSPACE, json=json.dumps(document))
+            refusal = executor.refused("RenderTemplate", request)
+            assert refusal.reason == "SECRETS_UNRESOLVED"
+            told = refusal.details["PreconditionFailure"].violations
+            unlisted = int(refusal.details["ErrorInfo"].metadata.get("unlisted", 0))
+            assert len(told) + unlisted == 100 and told[0].description.startswith("/0")
+            size = refusal.size()
+            assert size <= 8 * 1024, f"{size} bytes for keys of {length} {letter!r}"
+
+
+def encodings(value):
+    """A value as Python writes it."""
+    raw = value.encode()
+    yield value
+    for before in (b"", b"x", b"xy"):
+        data = before + raw
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = encode(data).decode()
+            # Without what `before` has a part in.
+            yield text[-(-len(before) * 8 // 6) :]
+    yield base64.b64encode(raw).decode().rstrip("=")
+    yield raw.hex()
+    yield raw.hex().upper()
+    yield quote(value)
+    yield quote(value, safe="")
+    yield quote_plus(value)
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+
+
+def prepare(connect):
+    platform = connect("platform")
+    value = 'pä"ss/wörd & more?~\U0001f511'
+    request = api.CreateSecretRequest(**key("PASTED"), value=value, description=f"Was {value}")
+    platform.CreateSecret(request)
+    texts = list(encodings(value))
+    basic = base64.b64encode(f"me:{value}".encode()).decode()
+    workflow = {"texts": texts, value: 1, "auth": f"Basic {basic}", "keep": "{{secrets.GONE}}"}
+    request = api.PrepareTemplateRequest(workspace=WORKSPACE, json=json.dumps(workflow))
+    answer = platform.PrepareTemplate(request)
+    for text in (*texts, basic):
+        assert text not in str(json.loads(answer.json)), f"{text} is left"
+    sanitized = json.loads(answer.json)
+    assert sanitized["texts"][0] == "{{secrets.PASTED}}" and sanitized["{{secrets.PASTED}}"] == 1
+    assert sanitized["auth"] == "Basic <<basic of secrets.PASTED>>"
+    assert sanitized["keep"] == "{{secrets.GONE}}"
+    assert len(answer.pasted) == len(texts) + 2
+    assert answer.pasted[0] == api.PastedValue(
+        place="/texts/0", name="PASTED", encoding=api.VALUE_ENCODING_RAW
+    )
+    manifest = {one.name: one for one in answer.manifest}
+    assert manifest["PASTED"].description == "Was {{secrets.PASTED}}"
+    assert manifest["GONE"].managed_by == api.MANAGED_BY_UNSPECIFIED
+
+    request.strict = True
+    refusal = platform.refused("PrepareTemplate", request)
+    expected = (grpc.StatusCode.FAILED_PRECONDITION, "VALUES_PASTED")
+    assert (refusal.code, refusal.reason) == expected
+    violations = refusal.details["PreconditionFailure"].violations
+    assert len(violations) == len(texts) + 2 and value not in str(violations)
+    assert (violations[0].type, violations[0].subject) == ("RAW", "PASTED")
+
+
+def redact(connect):
+    """A stream each way at once."""
+    executor = connect("executor")
+    value = executor.ResolveSecrets(resolve(("PASTED", ""))).secrets["PASTED"].value
+    log = "\n".join(f"<{text}>" for text in encodings(value)).encode() + b"\xff\x00 end"
+
+    def stream(chunks, **options):
+        yield api.RedactRequest(open=api.RedactOpen(workspace=WORKSPACE, **options))
+        for chunk in chunks:
+            yield api.RedactRequest(chunk=chunk)
+
+    whole = None
+    for size in (1, 7, 64, len(log)):
+        chunks = [log[at : at + size] for at in range(0, len(log), size)]
+        answers = list(executor.Redact(stream(chunks, names=["PASTED"], run_id="run-1")))
+        text = b"".join(answer.chunk for answer in answers)
+        assert all(not answer.HasField("tally") for answer in answers[:-1])
+        last = answers[-1]
+        assert last.input_bytes == len(log) and not last.chunk
+        whole = whole or (text, last.tally)
+        assert whole == (text, last.tally), f"chunks of {size} make a difference"
+    text, tally = whole
+    assert text.startswith(b"<{{secrets.PASTED}}>\n") and text.endswith(b"\xff\x00 end")
+    for form in encodings(value):
+        assert form.encode() not in text, f"{form} is left"
+    assert {masked.name for masked in tally.masked} == {"PASTED"}
+    assert sum(masked.count for masked in tally.masked) == len(list(encodings(value)))
+
+    # An answer comes while the stream is open.
+    requests = queue.SimpleQueue()
+    answers = executor.Redact(iter(requests.get, None))
+    requests.put(*stream([], all_names=True))
+    for line in (b"one\n", b"two\n"):
+        requests.put(api.RedactRequest(chunk=line))
+        assert next(answers).chunk == line
+    requests.put(None)
+    assert next(answers).HasField("tally")
+
+    for requests, code, why in (
+        (stream([], names=["GONE"]), grpc.StatusCode.FAILED_PRECONDITION, "SECRETS_UNRESOLVED"),
+        (stream([]), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+        (stream([b"x" * 300_000], all_names=True), grpc.StatusCode.RESOURCE_EXHAUSTED,
+         "MESSAGE_TOO_LARGE"),
+    ):
+        try:
+            list(executor.Redact(requests))
+            raise AssertionError(f"{why} was not told")
+        except grpc.RpcError as error:
+            refusal = Refusal(error)
+        assert (refusal.code, refusal.reason) == (code, why)
+
+
 def main(protos, certificates, address):
     global api, secrets_grpc, google_rpc
     with tempfile.TemporaryDirectory() as target:
@@ -214,7 +402,8 @@ def main(protos, certificates, address):
     def connect(caller, options=()):
         return Client(Path(certificates), address, caller, options)
 
-    for part in (tour, errors, many_unresolved, values, largest_answer):
+    parts = (tour, errors, many_unresolved, documents, many_places, prepare, redact, values)
+    for part in (*parts, largest_answer):
         part(connect)
         print(part.__name__.replace("_", " "), flush=True)
 

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use workflow_secrets_fuzz::{
     domain::SecretName,
     parse,
-    template::{Edit, Format, RewriteError, Token},
+    template::{Edit, Format, Replacement, RewriteError, Token},
     tokens, value,
 };
 
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
         while let (Some(start), Some(end)) = (ends.nth(skip / 2 % 8), ends.nth(take - 1)) {
             let name = SecretName::parse(&format!("S{}", taken.len())).expect("a name");
             taken.insert(name.clone(), value(&text[start..end]));
-            edits.push(Edit { range: start..end, name });
+            edits.push(Edit { range: start..end, with: Replacement::Reference(name) });
         }
         edits
     });

@@ -107,7 +107,8 @@ fn quoted(text: &str, quote: char) -> (Result<String, &'static str>, usize) {
                 Some((_, 't')) => value.push('\t'),
                 Some((_, c @ ('"' | '\\' | '$'))) => value.push(c),
                 _ => {
-                    let rule = "has an escape in double quotes other than \\n \\r \\t \\\" \\\\ \\$";
+                    let rule =
+                        "has an escape in double quotes other than \\n \\r \\t \\\" \\\\ \\$";
                     fault = fault.or(Some(rule));
                 }
             },

@@ -33,8 +33,7 @@ impl Target {
         let total = entries.len() as u64;
         let mut progress = Progress::new();
         let mut steps = Vec::with_capacity(entries.len());
-        let mut checks =
-            stream::iter(entries).map(|entry| self.check_one(entry)).buffered(AT_ONCE);
+        let mut checks = stream::iter(entries).map(|entry| self.check_one(entry)).buffered(AT_ONCE);
         progress.at("checking", 0, Some(total), "");
         while let Some(step) = checks.next().await {
             steps.push(step?);

@@ -87,14 +87,14 @@ impl Target {
         let stored = match (step, &self.update) {
             (Step::Keep | Step::Refuse(_), _) => return Ok(Outcome::Kept),
             (_, Some(id)) => self.send_update(entry, Some(self.request_id(id, entry))).await,
-            (_, None) => {
-                self.send_create(entry, Some(uuid::Uuid::new_v4().to_string())).await
-            }
+            (_, None) => self.send_create(entry, Some(uuid::Uuid::new_v4().to_string())).await,
         };
         let stored = match stored {
             Ok(stored) => stored,
             Err(status) if passes(&status) => return Err(status),
-            Err(status) if self.update.is_none() && reason(&status).as_deref() == Some("SECRET_EXISTS") => {
+            Err(status)
+                if self.update.is_none() && reason(&status).as_deref() == Some("SECRET_EXISTS") =>
+            {
                 return Ok(Outcome::Kept);
             }
             Err(status) => return Ok(Outcome::Refused(told(&status))),
@@ -147,6 +147,7 @@ impl Target {
                 expire_time: entry.expire_time.map(time),
                 validate_only: request_id.is_none(),
                 request_id: request_id.clone().unwrap_or_default(),
+                ttl: None,
             };
             let mut client = self.client.clone();
             async move { client.create_secret(request).await }
@@ -173,6 +174,8 @@ impl Target {
                 validate_only: request_id.is_none(),
                 request_id: request_id.clone().unwrap_or_default(),
                 owner: None,
+                ttl: None,
+                fencing_token: None,
             };
             let mut client = self.client.clone();
             async move { client.update_secret(request).await }

@@ -51,8 +51,19 @@ fn what_all_readers_of_env_files_agree_on_is_taken() {
 #[test]
 fn what_they_read_differently_is_refused() {
     for text in [
-        "A=$B", "A=a$", "A=${B}", "A=a#b", "A=a\\nb", "A=a'b'", "A=it's", "A=a\"b", "A=`b`",
-        "A==", "A== ", "A=a\u{7}b", "A=a\rb",
+        "A=$B",
+        "A=a$",
+        "A=${B}",
+        "A=a#b",
+        "A=a\\nb",
+        "A=a'b'",
+        "A=it's",
+        "A=a\"b",
+        "A=`b`",
+        "A==",
+        "A== ",
+        "A=a\u{7}b",
+        "A=a\rb",
     ] {
         assert!(value(text).unwrap_err().contains("single quotes"), "{text:?}");
     }

@@ -8,7 +8,7 @@ use super::{
     link::{Failure, Link},
     scripts::Lua,
 };
-use crate::store::{Batch, Commit, Expect, Operation, StoreError, Write, first_revision};
+use crate::store::{Batch, Commit, Expect, Operation, StoreError, Trail, Write, first_revision};
 
 /// A script with its keys and arguments.
 pub(super) struct Call<'a> {
@@ -55,6 +55,10 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
         flag(replicated),
         first_revision().to_string().into_bytes(),
         batch.quota.map_or_else(Vec::new, |quota| quota.kind.as_bytes().to_vec()),
+        batch.trail.as_ref().map_or_else(Vec::new, |trail| trail.record().to_stored()),
+        batch.trail.as_ref().map_or_else(Vec::new, |trail| trail.keep.to_string().into_bytes()),
+        Trail::DROP.to_string().into_bytes(),
+        flag(batch.bookkeeping),
     ];
     for operation in &batch.operations {
         arguments.push(operation.key.as_str().as_bytes().to_vec());

@@ -22,8 +22,9 @@ impl Lua {
 /// are asked for; a read-only replica, a failing disk, too few replicas and
 /// full memory fail the first write of a script and no later one. Full memory
 /// fails only writes that take memory, so puts come first, and a batch of
-/// deletions, which does not start with such a write, goes through. The revision
-/// is written after both.
+/// deletions, which does not start with such a write, goes through. The trail
+/// entry and the revision are written after both: they must not keep room from
+/// being made.
 ///
 /// Revisions are compared as 8 bytes: Lua's numbers are doubles and would
 /// confuse neighbours above 2^53.
@@ -40,6 +41,9 @@ impl Lua {
 ///   WAIT waits for the replicas to have it
 /// - `ARGV[6]` revision before the workspace's first
 /// - `ARGV[7]` that kind: what its keys start with, up to a slash
+/// - `ARGV[8]` revision .. bytes of a trail entry, or empty
+/// - `ARGV[9]` most trail entries, `ARGV[10]` most to drop at once
+/// - `ARGV[11]` `1` if the workspace keeps its revision
 /// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
@@ -47,7 +51,12 @@ impl Lua {
 /// `{not_empty}`, `{full}`, `{shredded}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local first, step = 8, 4
+local first, step = 12, 4
+
+-- Bounds of a kind of keys: the character after the slash is the zero.
+local function within(kind)
+  return '[' .. kind, '(' .. string.sub(kind, 1, -2) .. '0'
+end
 
 if redis.call('HGET', records, 't/shredded') then
   return {'shredded'}
@@ -65,14 +74,16 @@ end
 
 local count = redis.call('HLEN', records)
 redis.call('ZCARD', index)
-if not tonumber(redis.call('GET', revision) or ARGV[6]) then
+local number = tonumber(redis.call('GET', revision) or ARGV[6])
+if not number then
   return {'malformed'}
 end
+number = number + 1
 if ARGV[1] == '1' and count > 0 then
   return {'not_empty'}
 end
 
-local kind, added, removed, changes = ARGV[7], 0, 0, false
+local kind, added, removed, advances = ARGV[7], 0, 0, ARGV[8] ~= ''
 for i = first, #ARGV, step do
   local expect, write = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', records, ARGV[i])
@@ -83,7 +94,7 @@ for i = first, #ARGV, step do
   if (expect == 'absent' and current) or (#expect == 8 and found ~= expect) then
     return {'conflict', (i - first) / step}
   end
-  changes = changes or write ~= 'nothing'
+  advances = advances or (write ~= 'nothing' and ARGV[11] ~= '1')
   if string.sub(ARGV[i], 1, #kind) == kind then
     if write == 'put' and not current then
       added = added + 1
@@ -93,11 +104,20 @@ for i = first, #ARGV, step do
   end
 end
 if ARGV[2] ~= '' and added > 0 then
-  -- The character after the slash is the zero.
-  local found = redis.call('ZLEXCOUNT', index, '[' .. kind, '(' .. string.sub(kind, 1, -2) .. '0')
+  local found = redis.call('ZLEXCOUNT', index, within(kind))
   if found + added - removed > tonumber(ARGV[2]) then
     return {'full'}
   end
+end
+
+-- The newest entry has the least key.
+local entry, dropped
+if ARGV[8] ~= '' then
+  entry = 'a/' .. string.format('%016.0f', 9007199254740991 - number)
+  local least, most = within('a/')
+  local surplus = redis.call('ZLEXCOUNT', index, least, most) + 1 - tonumber(ARGV[9])
+  surplus = math.max(0, math.min(surplus, tonumber(ARGV[10])))
+  dropped = redis.call('ZREVRANGEBYLEX', index, most, least, 'LIMIT', 0, surplus)
 end
 
 if not (redis.acl_check_cmd('HSET', records, '', '')
@@ -122,7 +142,15 @@ for i = first, #ARGV, step do
     redis.call('ZREM', index, ARGV[i])
   end
 end
-if changes then
+if entry then
+  redis.call('HSET', records, entry, ARGV[8])
+  redis.call('ZADD', index, 0, entry)
+end
+for _, key in ipairs(dropped or {}) do
+  redis.call('HDEL', records, key)
+  redis.call('ZREM', index, key)
+end
+if advances then
   redis.call('SET', revision, ARGV[6], 'NX')
   redis.call('INCR', revision)
 end

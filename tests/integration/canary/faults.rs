@@ -7,7 +7,7 @@ use tonic::{
     Request,
 };
 
-use super::{CANARIES, Stage};
+use super::{CANARIES, Stage, documents::failing};
 use crate::support::{
     kms_endpoint::{Fault, KeyState},
     platform::{Client, create, get, list, resolve, update},
@@ -55,6 +55,8 @@ async fn corrupt_records(stage: &mut Stage) {
         stage.told.refused(refused, DataLoss, "RECORD_CORRUPT");
         let refused = people.update_secret(later).await;
         stage.told.refused(refused, DataLoss, "RECORD_CORRUPT");
+        let clients = [&mut people, &mut reader];
+        failing(&mut stage.told, clients, &workspace, canary, DataLoss, "RECORD_CORRUPT").await;
 
         raw.set(&workspace, "m/KEY", b"revision and garbage");
         let refused = people.get_secret(get(&workspace, "KEY")).await;
@@ -89,6 +91,7 @@ async fn broken_kms(stage: &mut Stage) {
     let mut people = stage.client("platform").await;
     // Cold on the second replica.
     let mut reader = stage.platform.client(&stage.replicas[1], "executor").await;
+    let mut publisher = stage.platform.client(&stage.replicas[1], "platform").await;
     let faults = [
         Fault::Throttle,
         Fault::Error(500, "KMSInternalException"),
@@ -106,14 +109,15 @@ async fn broken_kms(stage: &mut Stage) {
             people.create_secret(create(&empty, "KEY", canary)),
             reader.resolve_secrets(resolve(&cold, &["KEY"])),
         );
+        let (code, why) = match i < 5 {
+            true => (Unavailable, "KMS_UNAVAILABLE"),
+            false => (FailedPrecondition, "KMS_KEY_UNUSABLE"),
+        };
+        stage.told.refused(created, code, why);
+        stage.told.refused(resolved, code, why);
+        let clients = [&mut publisher, &mut reader];
+        failing(&mut stage.told, clients, &cold, canary, code, why).await;
         stage.platform.kms.heal();
-        if i < 5 {
-            stage.told.refused(created, Unavailable, "KMS_UNAVAILABLE");
-            stage.told.refused(resolved, Unavailable, "KMS_UNAVAILABLE");
-        } else {
-            stage.told.refused(created, FailedPrecondition, "KMS_KEY_UNUSABLE");
-            stage.told.refused(resolved, FailedPrecondition, "KMS_KEY_UNUSABLE");
-        }
     }
 
     let arn = stage.platform.kms_key.clone();
@@ -148,12 +152,12 @@ async fn given_up(stage: &mut Stage) {
     for i in 0..3 {
         for workspace in [format!("hangsup{i}"), format!("timesout{i}")] {
             for _ in 0..200 {
-                if raw.records(&workspace).len() == 3 {
+                if raw.records(&workspace).len() == 4 {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert_eq!(raw.records(&workspace).len(), 3, "{workspace}");
+            assert_eq!(raw.records(&workspace).len(), 4, "{workspace}");
         }
     }
     stage.platform.kms.heal();
@@ -175,6 +179,8 @@ async fn broken_audit(stage: &mut Stage) {
     stage.told.refused(refused, Unavailable, "AUDIT_UNAVAILABLE");
     let refused = reader.resolve_secrets(resolve("audit", &["KEY"])).await;
     stage.told.refused(refused, Unavailable, "AUDIT_UNAVAILABLE");
+    let (clients, why) = ([&mut people, &mut reader], "AUDIT_UNAVAILABLE");
+    failing(&mut stage.told, clients, "audit", CANARIES[0], Unavailable, why).await;
     std::fs::create_dir(&directory).unwrap();
 }
 
@@ -212,6 +218,8 @@ async fn broken_redis(stage: &mut Stage) {
         stage.told.refused(refused, Unavailable, "STORE_UNAVAILABLE");
         let refused = reader.resolve_secrets(resolve("ws0", &["KEY"])).await;
         stage.told.refused(refused, Unavailable, "STORE_UNAVAILABLE");
+        let (clients, why) = ([&mut people, &mut reader], "STORE_UNAVAILABLE");
+        failing(&mut stage.told, clients, "ws0", canary, Unavailable, why).await;
     }
     stage.restart_redis().await;
     recovered(&mut people, "ws0").await;

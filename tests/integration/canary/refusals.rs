@@ -14,8 +14,8 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 use workflow_secrets::grpc::proto::{
-    CreateSecretRequest, Credential, Owner, ResolveSecretsRequest, Secret,
-    secrets_service_client::SecretsServiceClient,
+    AcquireRefreshLeaseRequest, CreateSecretRequest, Credential, ListSecretUsageRequest, Owner,
+    ResolveSecretsRequest, Secret, secrets_service_client::SecretsServiceClient,
 };
 
 use super::{CANARIES, Stage};
@@ -57,6 +57,22 @@ async fn fields(stage: &mut Stage, canary: &str) {
         Some(Timestamp { seconds: 1, nanos: 0 }),
         Some(Timestamp { seconds: i64::MAX, nanos: -1 }),
     );
+    let mut sheets = stage.client("sheets").await;
+    let acquire = AcquireRefreshLeaseRequest {
+        workspace: "ws0".to_owned(),
+        name: "KEY".to_owned(),
+        holder: canary.to_owned(),
+        ..Default::default()
+    };
+    let refused = sheets.acquire_refresh_lease(acquire).await;
+    stage.told.refused(refused, InvalidArgument, "INVALID_FIELD");
+    let usage = ListSecretUsageRequest {
+        workspace: "ws0".to_owned(),
+        page_token: canary.to_owned(),
+        ..Default::default()
+    };
+    let refused = people.list_secret_usage(usage).await;
+    stage.told.refused(refused, InvalidArgument, "INVALID_FIELD");
     let good = || create("ws0", "FIELD", canary);
     let changes: [&dyn Fn(&mut _); 9] = [
         &|r: &mut CreateSecretRequest| canary.clone_into(&mut r.workspace),

@@ -118,7 +118,7 @@ async fn create_once(
         value: plaintext(value),
         description: Default::default(),
         owner: None,
-        expire_time: None,
+        expiry: None,
         request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
         validate_only: false,
     };
@@ -133,6 +133,7 @@ async fn update(secrets: &Arc<Secrets>, to: &str, value: &str) -> Result<(), Err
         description: None,
         expiry: ExpiryChange::Keep,
         etag: None,
+        fencing_token: None,
         allow_missing: false,
         owner: None,
         request_id: None,

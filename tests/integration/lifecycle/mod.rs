@@ -2,6 +2,8 @@
 //! store can be shared.
 
 mod deletion;
+mod expiry;
+mod trail;
 mod versions;
 
 use workflow_secrets::grpc::proto;

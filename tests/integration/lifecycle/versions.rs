@@ -460,3 +460,53 @@ async fn an_earlier_value_opens_in_no_other_place() {
     let outcome = executor.resolve_secrets(resolve(WS, &["ONE"])).await;
     assert_refused(outcome, Code::DataLoss, "RECORD_CORRUPT");
 }
+
+#[tokio::test]
+async fn a_rendered_run_may_pin_versions_too() {
+    for stage in Stage::both(&["--max-versions", "1"]).await {
+        let mut client = stage.client("platform").await;
+        let mut executor = stage.client("executor").await;
+        client.create_secret(create(WS, "KEY", "value-1")).await.unwrap();
+        for text in ["value-2", "value-3"] {
+            client.update_secret(new_value("KEY", text)).await.unwrap();
+        }
+        let credentials = |version| {
+            let (secret, alias) = ("KEY".to_owned(), "k".to_owned());
+            vec![proto::Credential { secret, alias, version }]
+        };
+        for (version, found) in
+            [(0, Some("value-3")), (3, Some("value-3")), (2, Some("value-2")), (1, None)]
+        {
+            let request = with(proto::RenderTemplateRequest::default(), |r| {
+                r.workspace = WS.to_owned();
+                r.credentials = credentials(version);
+                r.template = Some(proto::render_template_request::Template::Text(String::new()));
+            });
+            let checked = with(proto::CheckReferencesRequest::default(), |r| {
+                r.workspace = WS.to_owned();
+                r.credentials = credentials(version);
+            });
+            let checked = executor.check_references(checked).await.unwrap().into_inner();
+            assert_eq!(checked.resolvable, found.is_some());
+            match (executor.render_template(request).await, found) {
+                (Ok(answer), Some(found)) => {
+                    assert_eq!(answer.get_ref().context_secrets["k"], found);
+                    assert_eq!(checked.references[0].state(), proto::ReferenceState::Ok);
+                }
+                (outcome, None) => {
+                    assert_eq!(
+                        unresolved(outcome),
+                        [("VERSION_MISSING".to_owned(), "KEY".to_owned())]
+                    );
+                    let state = proto::ReferenceState::VersionMissing;
+                    assert_eq!(checked.references[0].state(), state);
+                }
+                (Err(status), _) => panic!("{status:?}"),
+            }
+        }
+        let lines = stage.replicas.last().unwrap().audit();
+        let told = lines.iter().filter(|line| line["action"] == "render");
+        let told: Vec<_> = told.map(|line| line["version"].as_u64()).collect();
+        assert_eq!(told, [Some(3), Some(3), Some(2), None]);
+    }
+}

@@ -89,6 +89,25 @@ pub(crate) async fn redact(
     open: proto::RedactOpen,
     chunks: &[&[u8]],
 ) -> Result<Redacted, Status> {
+    let (bytes, last) = redact_bytes(client, open, chunks).await?;
+    let proto::RedactTally { masked, unmasked } = last.tally.clone().expect("a tally");
+    let masked = masked.into_iter().map(|one| (one.name, one.encoding, one.count));
+    let unmasked = unmasked.into_iter().map(|one| (one.name, one.reason));
+    Ok(Redacted {
+        text: String::from_utf8(bytes).unwrap(),
+        input_bytes: last.input_bytes,
+        masked: masked.collect(),
+        unmasked: unmasked.collect(),
+    })
+}
+
+/// The same of bytes that need not be text: what came back, and the last
+/// answer.
+pub(crate) async fn redact_bytes(
+    client: &mut Client,
+    open: proto::RedactOpen,
+    chunks: &[&[u8]],
+) -> Result<(Vec<u8>, proto::RedactResponse), Status> {
     let mut requests = vec![opening(open)];
     requests.extend(chunks.iter().map(|bytes| chunk(bytes)));
     let mut answers = client.redact(stream::iter(requests)).await?.into_inner();
@@ -96,17 +115,9 @@ pub(crate) async fn redact(
     while let Some(answer) = answers.message().await? {
         assert!(last.is_none(), "an answer after the tally");
         bytes.extend_from_slice(&answer.chunk);
-        last = answer.tally.clone().map(|tally| (tally, answer.input_bytes));
+        last = answer.tally.is_some().then_some(answer);
     }
-    let (tally, input_bytes) = last.expect("a tally");
-    let masked = tally.masked.into_iter().map(|one| (one.name, one.encoding, one.count));
-    let unmasked = tally.unmasked.into_iter().map(|one| (one.name, one.reason));
-    Ok(Redacted {
-        text: String::from_utf8(bytes).unwrap(),
-        input_bytes,
-        masked: masked.collect(),
-        unmasked: unmasked.collect(),
-    })
+    Ok((bytes, last.expect("a tally")))
 }
 
 /// A stream that stays open.

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use workflow_secrets::{
     domain::{RequestId, Revision, WorkspaceId},
     store::{
-        Batch, Commit, Expect, Key, Quota, Record, Shredded, Store, StoreError, WorkspacesCursor,
-        Write,
+        Batch, Commit, Expect, Key, Quota, Record, Shredded, Store, StoreError, Trail,
+        WorkspacesCursor, Write,
     },
 };
 
@@ -27,6 +27,7 @@ pub(crate) struct MemoryStore {
     reads: AtomicUsize,
     read_fault: Mutex<Option<StoreError>>,
     commit_fault: Mutex<Option<(StoreError, bool)>>,
+    overtaking: Mutex<Option<(Key, Record)>>,
 }
 
 impl MemoryStore {
@@ -50,6 +51,12 @@ impl MemoryStore {
         };
     }
 
+    /// Puts the revision of a workspace, as a change elsewhere would or as none
+    /// can: back.
+    pub(crate) fn set_revision(&self, workspace: &WorkspaceId, revision: u64) {
+        self.revisions.lock().unwrap().insert(workspace.clone(), revision);
+    }
+
     /// Fails every read from now on, or none.
     pub(crate) fn fail_reads(&self, fault: Option<StoreError>) {
         *self.read_fault.lock().unwrap() = fault;
@@ -59,6 +66,11 @@ impl MemoryStore {
     /// same.
     pub(crate) fn fail_commit(&self, error: StoreError, done: bool) {
         *self.commit_fault.lock().unwrap() = Some((error, done));
+    }
+
+    /// Somebody puts this record just before the next commit that writes.
+    pub(crate) fn overtake(&self, key: Key, record: Record) {
+        *self.overtaking.lock().unwrap() = Some((key, record));
     }
 
     fn carry_out(&self, workspace: &WorkspaceId, batch: Batch) -> Commit {
@@ -77,7 +89,9 @@ impl MemoryStore {
         if batch.expect_empty && !records.is_empty() {
             return Commit::NotEmpty;
         }
-        let changes = batch.operations.iter().any(|one| one.write != Write::Nothing);
+        let changes =
+            batch.trail.is_some() || batch.operations.iter().any(|one| one.write != Write::Nothing);
+        let advances = changes && !batch.bookkeeping;
         let mut after = records.clone();
         for operation in batch.operations {
             let found = records.get(&operation.key).map(|record| record.revision);
@@ -105,8 +119,18 @@ impl MemoryStore {
             }
         }
         *records = after;
-        if changes {
-            *self.revisions.lock().unwrap().entry(workspace.clone()).or_default() += 1;
+        if advances {
+            let mut revisions = self.revisions.lock().unwrap();
+            let number = revisions.entry(workspace.clone()).or_default();
+            *number += 1;
+            if let Some(Trail { entry, keep }) = batch.trail {
+                let key = format!("{}{:016}", Key::TRAIL, (1 << 53) - 1 - *number);
+                let record = Record { revision: Revision::from_u64(1), bytes: entry };
+                records.insert(Key::from_stored(key), record);
+                let trail = records.keys().filter(|key| key.as_str().starts_with(Key::TRAIL));
+                let oldest: Vec<_> = trail.skip(keep.try_into().unwrap()).cloned().collect();
+                records.retain(|key, _| !oldest.contains(key));
+            }
         }
         if let Some((id, outcome)) = batch.request {
             requests.insert((workspace.clone(), id), outcome);
@@ -132,6 +156,9 @@ impl Store for MemoryStore {
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
         let writes = batch.operations.iter().any(|operation| operation.write != Write::Nothing);
+        if let Some((key, record)) = self.overtaking.lock().unwrap().take_if(|_| writes) {
+            self.set(workspace, key, Some(record));
+        }
         let fault = self.commit_fault.lock().unwrap().take_if(|_| writes);
         match fault {
             None => Ok(self.carry_out(workspace, batch)),
@@ -145,6 +172,9 @@ impl Store for MemoryStore {
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
+        if let Some(fault) = self.read_fault.lock().unwrap().clone() {
+            return Err(fault);
+        }
         let number = self.revisions.lock().unwrap().get(workspace).copied();
         Ok(number.map(Revision::from_u64))
     }

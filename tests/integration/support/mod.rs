@@ -1,7 +1,9 @@
 //! What tests share.
 
+pub(crate) mod bench;
 pub(crate) mod documents;
 pub(crate) mod edge;
+pub(crate) mod encodings;
 pub(crate) mod fake_kms;
 pub(crate) mod kms_endpoint;
 pub(crate) mod lossy_proxy;

@@ -127,6 +127,13 @@ impl Platform {
         replica
     }
 
+    /// A ready replica in the place of one that has ended.
+    pub(crate) async fn replica_at(&self, address: SocketAddr) -> Replica {
+        let replica = self.spawn(address, None, |command, all| command.args(all));
+        replica.ready(self).await;
+        replica
+    }
+
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
         self.launch_in(&[], flags)
@@ -294,6 +301,16 @@ impl Replica {
         program::terminate(&self.child);
     }
 
+    /// Makes it hang: connections stay open and nothing is answered.
+    pub(crate) fn stop_signal(&self) {
+        program::signal(&self.child, "-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn cont_signal(&self) {
+        program::signal(&self.child, "-CONT");
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let status = program::ended(&mut self.child, within).await;
@@ -325,6 +342,7 @@ pub(crate) fn create(workspace: &str, name: &str, value: &str) -> proto::CreateS
         expire_time: None,
         request_id: String::new(),
         validate_only: false,
+        ttl: None,
     }
 }
 
@@ -341,6 +359,8 @@ pub(crate) fn update(workspace: &str, name: &str) -> proto::UpdateSecretRequest 
         request_id: String::new(),
         validate_only: false,
         owner: None,
+        fencing_token: None,
+        ttl: None,
     }
 }
 
