@@ -85,3 +85,87 @@ impl From<Status> for CliError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    /// An error of the service.
+    fn error(code: Code, retry_after: Option<Duration>) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("REASON", "workflowsecrets.v1", []);
+        if retry_after.is_some() {
+            details.set_retry_info(retry_after);
+        }
+        Status::with_error_details(code, "text", details)
+    }
+
+    #[test]
+    fn what_is_of_the_moment_passes() {
+        let soon = Some(Duration::ZERO);
+        for status in [
+            error(Code::Unavailable, soon),
+            error(Code::DeadlineExceeded, None),
+            error(Code::Aborted, soon),
+            error(Code::ResourceExhausted, soon),
+            Status::unavailable("no connection"),
+            Status::unknown("transport error"),
+            Status::internal("h2 protocol error"),
+            Status::cancelled("Timeout expired"),
+        ] {
+            assert!(passes(&status), "{status:?}");
+        }
+        for status in [
+            error(Code::Aborted, None),
+            error(Code::ResourceExhausted, None),
+            error(Code::Internal, None),
+            error(Code::Cancelled, None),
+            error(Code::PermissionDenied, None),
+            Status::permission_denied("of a proxy"),
+            Status::unimplemented("another server"),
+        ] {
+            assert!(!passes(&status), "{status:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_as_long_as_the_server_asks_and_then_no_more() {
+        let start = Instant::now();
+        let calls = Cell::new(0);
+        let answer = patiently(|| {
+            calls.set(calls.get() + 1);
+            let first = calls.get() == 1;
+            let asked = Duration::from_secs(7);
+            async move {
+                match first {
+                    true => Err(error(Code::Unavailable, Some(asked))),
+                    false => Ok(Response::new(())),
+                }
+            }
+        });
+        answer.await.unwrap();
+        assert_eq!((calls.get(), start.elapsed().as_secs()), (2, 7));
+
+        let start = Instant::now();
+        let calls = Cell::new(0);
+        let answer: Result<(), _> = patiently(|| {
+            calls.set(calls.get() + 1);
+            async { Err(Status::unavailable("gone")) }
+        })
+        .await;
+        assert_eq!((answer.unwrap_err().code(), calls.get()), (Code::Unavailable, TRIES));
+        let waited = start.elapsed().as_secs();
+        assert!((25..40).contains(&waited), "{waited} s");
+    }
+
+    #[test]
+    fn nothing_told_moves_a_terminal() {
+        let status = Status::internal("a\u{1b}[2Jb\r\nc");
+        assert_eq!(told(&status), "Internal: a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+    }
+}

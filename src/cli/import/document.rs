@@ -1,6 +1,8 @@
 //! The secrets of a file, and what is wrong with it.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, mem};
+
+use zeroize::Zeroizing;
 
 use super::{dotenv, json};
 use crate::{
@@ -78,12 +80,12 @@ impl Found {
         &mut self,
         line: usize,
         name: &str,
-        value: String,
+        mut value: Zeroizing<String>,
         description: Option<&str>,
         expire_time: Option<&str>,
     ) {
         let name = self.checked(line, "name", SecretName::parse(name));
-        let value = self.checked(line, "value", Plaintext::parse(value));
+        let value = self.checked(line, "value", Plaintext::parse(mem::take(&mut *value)));
         let description =
             description.map(|text| self.checked(line, "description", Description::parse(text)));
         let expire_time = expire_time.map(|text| self.checked(line, "expire_time", time(text)));

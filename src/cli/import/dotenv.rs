@@ -16,6 +16,8 @@
 //! NAME="with \n \r \t \" \\ \$, also over several lines"
 //! ```
 
+use zeroize::Zeroizing;
+
 use super::document::{Found, lines};
 
 /// Reads the text to its end, past what is wrong.
@@ -35,7 +37,7 @@ pub(super) fn parse(text: &str, found: &mut Found) {
 }
 
 /// A name and its value; `None`: nothing stands there.
-type Statement<'a> = Result<Option<(&'a str, String)>, &'static str>;
+type Statement<'a> = Result<Option<(&'a str, Zeroizing<String>)>, &'static str>;
 
 /// What the text begins with, and how many bytes that takes.
 fn statement(text: &str) -> (Statement<'_>, usize) {
@@ -76,7 +78,7 @@ fn blank_trimmed(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\r', '\n'])
 }
 
-fn unquoted(text: &str) -> Result<String, &'static str> {
+fn unquoted(text: &str) -> Result<Zeroizing<String>, &'static str> {
     let comment = text.match_indices('#').map(|(at, _)| at).find(|at| {
         let before = text.get(..*at).unwrap_or_default();
         before.is_empty() || before.ends_with(BLANKS)
@@ -88,13 +90,14 @@ fn unquoted(text: &str) -> Result<String, &'static str> {
         return Err("must have its value in single quotes: readers disagree about \
                     quotes, \\, $, # and = in it");
     }
-    Ok(text.to_owned())
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Reads to the closing quote and past it, also when the value is wrong, so that
 /// it is not taken for further lines.
-fn quoted(text: &str, quote: char) -> (Result<String, &'static str>, usize) {
-    let (mut value, mut fault) = (String::with_capacity(text.find(quote).unwrap_or(0)), None);
+fn quoted(text: &str, quote: char) -> (Result<Zeroizing<String>, &'static str>, usize) {
+    let mut value = Zeroizing::new(String::with_capacity(text.find(quote).unwrap_or(0)));
+    let mut fault = None;
     let mut characters = text.char_indices().peekable();
     while let Some((at, c)) = characters.next() {
         match c {

@@ -8,6 +8,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 use serde_json::{error::Category, value::RawValue};
+use zeroize::Zeroizing;
 
 use super::document::{Found, lines};
 
@@ -67,6 +68,7 @@ pub(super) fn parse(text: &str, found: &mut Found) {
         seen = at;
         match secret(raw.get()) {
             Ok(Long { value, description, expire_time }) => {
+                let value = Zeroizing::new(value);
                 found.add(line, &name, value, description.as_deref(), expire_time.as_deref());
             }
             Err(error) => {

@@ -107,6 +107,8 @@ impl Target {
             }
             Step::Update(_) => Ok(Outcome::Updated),
             _ if self.resumed => self.still(entry, &stored).await,
+            // Somebody was faster.
+            _ if stored.version > 1 => Ok(Outcome::Updated),
             _ => Ok(Outcome::Created),
         }
     }
