@@ -177,6 +177,7 @@ where
             tracing::warn!("grace period over: connections cut");
         }
     }
+    secrets.changes.close();
     if tokio::time::timeout_at(deadline, secrets.changes.wait()).await.is_err() {
         tracing::warn!("grace period over: changes under way given up");
     }
