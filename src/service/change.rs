@@ -180,7 +180,7 @@ impl Secrets {
         let mut keys = vec![Key::metadata(name), Key::active_data_key()];
         keys.extend(change.needs_value().then(|| Key::value(name)));
         keys.extend(change.needs_lease().then(|| Key::lease(name)));
-        let mut records = self.store.read(workspace, &keys).await?.into_iter();
+        let mut records = self.read_all(workspace, keys).await?.into_iter();
         let mut next = || records.next().flatten();
         Ok(Snapshot {
             stored: Stored::decode(name, next())?,
@@ -283,10 +283,12 @@ impl Secrets {
     /// against the same request id.
     pub(super) async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<(), Error> {
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
-        let quota = batch.quota;
+        let (quota, changes) = (batch.quota, !batch.bookkeeping);
         let committed = self.store.commit(workspace, batch).await;
         // Also if it is not known whether the commit was carried out.
-        self.matchers.forget(workspace);
+        if changes {
+            self.matchers.forget(workspace);
+        }
         match committed? {
             Commit::Done => Ok(()),
             Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {

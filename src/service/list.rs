@@ -178,7 +178,7 @@ impl Secrets {
         next_page_token: String,
     ) -> Result<Page, Error> {
         let keys: Vec<_> = secrets.iter().map(|view| Key::usage(&view.metadata.name)).collect();
-        let usages = self.store.read(workspace, &keys).await?;
+        let usages = self.read_all(workspace, keys).await?;
         let secrets =
             secrets.into_iter().zip(usages).map(|(view, usage)| view.used(usage.as_ref()));
         Ok(Page { secrets: secrets.collect(), next_page_token })
@@ -186,7 +186,7 @@ impl Secrets {
 }
 
 /// Where a secret stands in a listing: its name; behind it, if it is deleted,
-/// its uid after a slash. A slash is less than any character of a name.
+/// its uid after a slash. In byte order, as the keys of both kinds are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place(String);
 

@@ -99,7 +99,7 @@ impl Secrets {
             });
             let names: Vec<_> = names.collect();
             let keys: Vec<_> = names.iter().map(|(name, _)| Key::metadata(name)).collect();
-            let secrets = self.store.read(workspace, &keys).await?;
+            let secrets = self.read_all(workspace, keys).await?;
             for ((name, record), secret) in names.into_iter().zip(secrets) {
                 if secret.is_some() {
                     // Created since, and not asked for since.
