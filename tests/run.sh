@@ -7,7 +7,8 @@
 #
 # Needs Rust and a C and C++ compiler. Missing system packages are installed with
 # apt-get; all other tools go into .tools/ and nothing is changed elsewhere.
-# A tool of your own is taken if its variable is set: WFS_GRPCURL, WFS_BUF.
+# A tool of your own is taken if its variable is set: WFS_GRPCURL, WFS_BUF,
+# WFS_NODE_MODULES.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,7 +24,7 @@ install_packages() {
     local packages=()
     have redis-server || packages+=(redis-server)
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || packages+=(python3 python3-venv)
-    [[ -n ${WFS_BUF:-} ]] || have npm || packages+=(nodejs npm)
+    { have node && have npm; } || packages+=(nodejs npm)
     have c++ || packages+=(g++)
     have openssl || packages+=(openssl)
     [[ ${#packages[@]} -gt 0 ]] || return 0
@@ -68,6 +69,15 @@ install_buf() {
         --no-fund --loglevel=error "@bufbuild/buf@$buf_version" </dev/null
 }
 
+install_node_modules() {
+    section "Modules of examples/node into .tools/node"
+    rm -rf "$tools/node"
+    mkdir -p "$tools/node"
+    cp examples/node/package.json examples/node/package-lock.json "$tools/node"
+    npm ci --prefix "$tools/node" --ignore-scripts --no-audit --no-fund \
+        --loglevel=error </dev/null
+}
+
 install_tools() {
     have cargo || die "cargo not found; install Rust first (https://rustup.rs)"
     mkdir -p "$tools"
@@ -75,12 +85,17 @@ install_tools() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "Python 3.11 or later is needed; found $(python3 --version)"
     # A virtual environment holds absolute paths, so its place counts too.
-    once python "$root $(python3 -VV | tr '\n' ' ') $(cksum <tests/python/requirements.txt)" \
-        install_python
+    once python "$root $(python3 -VV | tr '\n' ' ') $(cat tests/python/requirements.txt \
+        examples/python/requirements.txt | cksum)" install_python
     export WFS_TOOLS_PYTHON=$tools/python/bin/python
     if [[ -z ${WFS_BUF:-} ]]; then
         once buf "$buf_version" install_buf
         export WFS_BUF=$tools/buf/node_modules/.bin/buf
+    fi
+    if [[ -z ${WFS_NODE_MODULES:-} ]]; then
+        once node "$(cat examples/node/package.json examples/node/package-lock.json | cksum)" \
+            install_node_modules
+        export WFS_NODE_MODULES=$tools/node/node_modules
     fi
     if [[ -z ${WFS_GRPCURL:-} ]]; then
         WFS_GRPCURL=$("$WFS_TOOLS_PYTHON" -c \

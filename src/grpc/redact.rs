@@ -3,7 +3,10 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, stream::unfold};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::yield_now,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -53,7 +56,12 @@ pub(super) fn stream(
         let last = match (end, redaction.end().await) {
             (Ok(()), Ok(tally)) => pump.send(documents::tally(tally, input_bytes)).await,
             (Ok(()), Err(error)) => Err(error.into()),
-            (Err(end), _) => Err(end),
+            (Err(end), Ok(_)) => Err(end),
+            // Lines are missing, and nobody else may be told.
+            (Err(end), Err(error)) => {
+                log(Action::Redact, &error);
+                Err(end)
+            }
         };
         let end = match last {
             Ok(()) | Err(End::Left) => Ok(()),
@@ -98,6 +106,8 @@ impl Pump {
                 if answer.chunk.len() >= ANSWER {
                     self.send(std::mem::take(&mut answer)).await?;
                 }
+                // Some values and texts take long: other calls have their turn.
+                yield_now().await;
             }
             if !answer.chunk.is_empty() {
                 self.send(answer).await?;

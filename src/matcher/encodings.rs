@@ -204,7 +204,8 @@ impl Forms {
         }
         let lined = open.get(..inner).filter(|_| before == 0).unwrap_or_default();
         for columns in COLUMNS.into_iter().filter(|columns| lined.len() > *columns) {
-            let lines = lined.chunks(columns).filter(|line| line.len() >= SHORT);
+            // Of as many bytes of the value as a line of its own must have.
+            let lines = lined.chunks(columns).filter(|line| line.len() * 6 / 8 >= SHORT);
             lines.for_each(|line| self.line(Encoding::Base64, line));
         }
     }

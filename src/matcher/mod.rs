@@ -110,6 +110,7 @@ struct Match {
 /// Looks for a set of values. It holds them in memory: it cannot be printed
 /// or cloned, and is overwritten on drop.
 pub struct Matcher {
+    /// Sorted, as are the next.
     names: Vec<SecretName>,
     skipped: Vec<(SecretName, Skipped)>,
     table: Table,
@@ -152,6 +153,12 @@ impl Matcher {
         let heads = Heads::new(roots.iter().copied());
         let anchors = Anchors::of(roots.into_iter());
         Ok(Self { names, skipped, table, heads, anchors })
+    }
+
+    /// Whether there is a value of this name, looked for or not.
+    pub fn knows(&self, name: &SecretName) -> bool {
+        self.names.binary_search(name).is_ok()
+            || self.skipped.binary_search_by_key(&name, |(skipped, _)| skipped).is_ok()
     }
 
     /// The values that are not looked for.

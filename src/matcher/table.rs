@@ -34,6 +34,11 @@ pub(super) struct Pattern {
     pub(super) later: bool,
     /// The longest pattern that it starts with.
     parent: Option<usize>,
+    /// One of the patterns that it starts with, further on: where to look for a
+    /// short one, so that a row of them takes few steps.
+    jump: Option<usize>,
+    /// How many patterns it starts with.
+    depth: usize,
 }
 
 impl Pattern {
@@ -68,7 +73,16 @@ impl Builder {
             let bound = |piece: usize| start + piece * length / count;
             let (at, later) = (bound(piece)..bound(piece + 1), piece > 0);
             let encoding = form.encoding;
-            self.patterns.push(Pattern { at, name, encoding, whole, later, parent: None });
+            self.patterns.push(Pattern {
+                at,
+                name,
+                encoding,
+                whole,
+                later,
+                parent: None,
+                jump: None,
+                depth: 0,
+            });
         }
         Ok(())
     }
@@ -103,8 +117,9 @@ impl Builder {
                 starts.pop();
             }
             let parent = starts.last().copied();
+            let jump = parent.map(|parent| jump(&patterns, parent));
             if let Some(pattern) = patterns.get_mut(index) {
-                pattern.parent = parent;
+                (pattern.parent, pattern.jump, pattern.depth) = (parent, jump, starts.len());
             }
             starts.push(index);
         }
@@ -171,7 +186,8 @@ impl Table {
             if pattern.len() <= common {
                 return Some(index);
             }
-            found = pattern.parent;
+            let far = pattern.jump.filter(|far| self.get(*far).is_some_and(|p| p.len() > common));
+            found = far.or(pattern.parent);
         }
     }
 
@@ -218,6 +234,23 @@ impl Table {
 
     #[cfg(not(test))]
     pub(super) fn count(&self, _: usize) {}
+}
+
+/// Where a pattern with this parent jumps to: over as many patterns as two
+/// jumps from there on, if these are equally long, or else to the parent. So
+/// each is reached in about log steps (Myers, applicative random-access stack).
+fn jump(patterns: &[Pattern], parent: usize) -> usize {
+    let depth = |at: Option<usize>| at.and_then(|at| patterns.get(at)).map_or(0, |p| p.depth);
+    let next = |at: Option<usize>| patterns.get(at?)?.jump;
+    let (first, second) = (next(Some(parent)), next(next(Some(parent))));
+    match (first, second) {
+        (Some(_), Some(second))
+            if depth(Some(parent)) - depth(first) == depth(first) - depth(Some(second)) =>
+        {
+            second
+        }
+        _ => parent,
+    }
 }
 
 /// How many bytes two texts start with in common.

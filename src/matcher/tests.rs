@@ -362,6 +362,7 @@ fn work_per_byte_is_bounded() {
         (&starts[..], "a".repeat(3_000), 60, 8),
         (&ends[..], "a".repeat(3_000), 16 * MAX_PIECE, 5 * MAX_PIECE),
         (&nested[..], "a".repeat(3_000), 16 * MAX_PIECE, 5 * MAX_PIECE),
+        (&nested[..], "aaaaaaaab".repeat(300), 200, 100),
         (&long[..], "a".repeat(3_000), 3 * MAX_PIECE, MAX_PIECE),
         (&long[..], "ab".repeat(1_500), 3 * MAX_PIECE, MAX_PIECE),
     ] {

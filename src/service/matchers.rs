@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use lru::LruCache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Cause, Error, Secrets, Unresolved, open::Opened};
 use crate::{
@@ -20,11 +21,21 @@ use crate::{
 /// Most memory of all that are kept; the one used longest ago goes first.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
+/// Most that are kept: all are looked at with each change of a workspace.
+const MAX_KEPT: NonZeroUsize = const { NonZeroUsize::new(10_000).unwrap() };
+
+/// Once all that are in use take so much memory, no further one is built: a
+/// stream holds its own for as long as it lasts.
+const MAX_BYTES_IN_USE: usize = 512 * 1024 * 1024;
+
 /// One that nobody has asked for in this time goes.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Built at the same time: it takes CPU time and memory.
 const MAX_BUILDING: usize = 2;
+
+/// Templates looked through at the same time: it takes CPU time.
+const MAX_LOOKING: usize = 2;
 
 /// Bytes of the values of one, before they are written in every encoding.
 const MAX_VALUE_BYTES: usize = 8 * 1024 * 1024;
@@ -49,12 +60,15 @@ pub(super) struct Wanted {
 /// by [`Secrets::tidy`].
 pub(super) struct Matchers {
     kept: Mutex<Kept>,
-    building: Semaphore,
+    building: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
 }
 
 struct Kept {
     entries: LruCache<Wanted, Entry>,
     bytes: usize,
+    /// All that were built, as far as they are in use.
+    built: Vec<Weak<Matcher>>,
 }
 
 struct Entry {
@@ -66,8 +80,12 @@ struct Entry {
 
 impl Default for Matchers {
     fn default() -> Self {
-        let kept = Kept { entries: LruCache::unbounded(), bytes: 0 };
-        Self { kept: Mutex::new(kept), building: Semaphore::new(MAX_BUILDING) }
+        let kept = Kept { entries: LruCache::new(MAX_KEPT), bytes: 0, built: Vec::new() };
+        Self {
+            kept: Mutex::new(kept),
+            building: Arc::new(Semaphore::new(MAX_BUILDING)),
+            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
+        }
     }
 }
 
@@ -90,8 +108,9 @@ impl Matchers {
 
     fn keep(&self, wanted: Wanted, entry: Entry) {
         let mut kept = self.lock();
+        kept.built.push(Arc::downgrade(&entry.matcher));
         kept.bytes += entry.matcher.bytes();
-        if let Some(old) = kept.entries.put(wanted, entry) {
+        if let Some((_, old)) = kept.entries.push(wanted, entry) {
             kept.bytes -= old.matcher.bytes();
         }
         while kept.bytes > MAX_BYTES
@@ -99,6 +118,20 @@ impl Matchers {
         {
             kept.bytes -= oldest.matcher.bytes();
         }
+    }
+
+    /// Memory of all that are in use, kept or not.
+    fn bytes_in_use(&self) -> usize {
+        let mut kept = self.lock();
+        kept.built.retain(|built| built.strong_count() > 0);
+        kept.built.iter().filter_map(Weak::upgrade).map(|matcher| matcher.bytes()).sum()
+    }
+
+    /// A turn to look through a template. It belongs to the work, not to the
+    /// call, which may be given up.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let turn = Arc::clone(&self.looking).acquire_owned().await;
+        turn.map_err(|_| Error::Internal("templates are not looked through any more"))
     }
 
     /// Drops what was made of a workspace.
@@ -148,13 +181,16 @@ impl Secrets {
         if let Some(matcher) = find(revision) {
             return Ok(matcher);
         }
-        let built = self.matchers.building.acquire().await;
-        let _building = built.map_err(|_| Error::Internal("matchers are not built any more"))?;
+        let building = Arc::clone(&self.matchers.building).acquire_owned().await;
+        let building = building.map_err(|_| Error::Internal("matchers are not built any more"))?;
         // Another call may have built it meanwhile. The revision comes before
         // the secrets: whatever changes after it makes the matcher outdated.
         let revision = self.store.revision(workspace).await?;
         if let Some(matcher) = find(revision) {
             return Ok(matcher);
+        }
+        if self.matchers.bytes_in_use() > MAX_BYTES_IN_USE {
+            return Err(Error::Overloaded);
         }
         let names = match &wanted.names {
             Some(names) => names.iter().cloned().collect(),
@@ -163,6 +199,8 @@ impl Secrets {
         let values = self.values(workspace, &names, wanted.names.is_some()).await?;
         let options = MatcherOptions { mask_short: wanted.mask_short };
         let matcher = tokio::task::spawn_blocking(move || {
+            // Held to the end of the work, also if the call is given up.
+            let _building = building;
             let all = values.iter().map(|(name, payload)| Named { name, value: &payload.value });
             Matcher::new(all, options)
         });
@@ -234,6 +272,52 @@ impl Secrets {
             if now != Some(revision) {
                 self.matchers.forget(&workspace);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Plaintext;
+
+    fn wanted(workspace: &str) -> Wanted {
+        let workspace = WorkspaceId::parse(workspace).unwrap();
+        Wanted { workspace, names: None, mask_short: false }
+    }
+
+    fn entry(length: usize) -> Entry {
+        let (name, value) = (SecretName::parse("KEY").unwrap(), "x".repeat(length));
+        let value = Plaintext::parse(value).ok().unwrap();
+        let named = [Named { name: &name, value: &value }];
+        let matcher = Matcher::new(named.into_iter(), MatcherOptions::default()).unwrap();
+        Entry { matcher: Arc::new(matcher), revision: None, used: Duration::ZERO }
+    }
+
+    #[test]
+    fn what_a_stream_holds_counts_after_it_is_dropped_here() {
+        let (matchers, one) = (Matchers::default(), wanted("ws"));
+        matchers.keep(one.clone(), entry(60_000));
+        let stream = matchers.find(&one, None, Duration::ZERO).unwrap();
+        matchers.forget(&one.workspace);
+        assert_eq!(matchers.lock().bytes, 0);
+        assert_eq!(matchers.bytes_in_use(), stream.bytes());
+        drop(stream);
+        assert_eq!((matchers.bytes_in_use(), matchers.lock().built.len()), (0, 0));
+    }
+
+    #[test]
+    fn so_many_are_kept_and_of_so_many_bytes() {
+        for (length, keep) in [(8, MAX_KEPT.get() + 10), (60_000, 1_000)] {
+            let (matchers, one) = (Matchers::default(), entry(length));
+            for n in 0..keep {
+                let matcher = Arc::clone(&one.matcher);
+                matchers.keep(wanted(&format!("ws{n}")), Entry { matcher, ..one });
+            }
+            let (kept, size) = (matchers.lock(), one.matcher.bytes());
+            let fit = MAX_KEPT.get().min(MAX_BYTES / size);
+            assert!(fit < keep, "{size}");
+            assert_eq!((kept.entries.len(), kept.bytes), (fit, fit * size));
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::{ManagedBy, SecretMetadata, SecretName, WorkspaceId},
     matcher::{Encoding, Finding, Matcher, Redactor},
-    template::{Edit, Format, Replacement, RewriteError, Template, Token},
+    template::{Edit, Format, Replacement, RewriteError, Template, Token, references_in},
 };
 
 /// Most places told of one secret.
@@ -132,9 +132,14 @@ impl Secrets {
         let outcome = self.prepared(caller, request, &mut found).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let line: AuditEvent = self.event(caller, &workspace, Action::Prepare, reason);
+        let tells = !found.is_empty();
         let mut events = self.found_events(&line, found.into_iter());
         events.insert(0, line);
-        self.audited(events, outcome).await
+        match tells {
+            // Of values, even if it is an error.
+            true => self.audited(events, Ok(outcome)).await?,
+            false => self.audited(events, outcome).await,
+        }
     }
 
     async fn prepared(
@@ -150,15 +155,21 @@ impl Secrets {
         self.rates.count(&workspace)?;
         let wanted = Wanted { workspace: workspace.clone(), names: None, mask_short: false };
         let matcher = self.matcher(wanted).await?;
+        let turn = self.matchers.turn().await?;
         let sanitize = {
             let matcher = Arc::clone(&matcher);
-            move || sanitize(&template, &matcher)
+            move || {
+                let _turn = turn;
+                let mut found = Found::new();
+                let sanitized = sanitize(&template, &matcher, &mut found);
+                (sanitized, found)
+            }
         };
-        let Sanitized { json, template, pasted, unlisted, found: all } =
-            tokio::task::spawn_blocking(sanitize)
-                .await
-                .map_err(|_| Error::Internal("looking through a template failed"))??;
+        let (sanitized, all) = tokio::task::spawn_blocking(sanitize)
+            .await
+            .map_err(|_| Error::Internal("looking through a template failed"))?;
         *found = all;
+        let Sanitized { json, template, pasted, unlisted } = sanitized?;
         if strict && !pasted.is_empty() {
             return Err(Error::ValuesPasted(pasted));
         }
@@ -206,17 +217,24 @@ struct Sanitized {
     template: Template,
     pasted: Vec<Pasted>,
     unlisted: usize,
-    found: Found,
 }
 
-/// The template with references and placeholders in place of values.
-fn sanitize(template: &Template, matcher: &Matcher) -> Result<Sanitized, Error> {
-    let (mut pasted, mut unlisted, mut sums) = (Vec::new(), 0, Found::new());
+/// The template with references and placeholders in place of values. What was
+/// found is told in `sums` also if it fails.
+fn sanitize(template: &Template, matcher: &Matcher, sums: &mut Found) -> Result<Sanitized, Error> {
+    let (mut pasted, mut unlisted) = (Vec::new(), 0);
     let mut tokens = 0;
     let json = template.rewrite(|_, token| {
         tokens += 1;
         let (Token::String(text) | Token::Number(text)) = token;
-        let found = whole(text, matcher.find(text.as_bytes()));
+        let mut findings = matcher.find(text.as_bytes());
+        if !findings.is_empty() {
+            // A value in the place of a name is no reference to a secret.
+            let references = references_in(text).filter(|(_, name)| matcher.knows(name));
+            let references: Vec<_> = references.map(|(range, _)| range).collect();
+            findings.retain(|finding| !is_part(&finding.range, &references));
+        }
+        let found = whole(text, findings);
         let mut edits = Vec::with_capacity(found.len());
         for Whole { range, name, written, partial } in found {
             let with = match (written, partial) {
@@ -256,7 +274,14 @@ fn sanitize(template: &Template, matcher: &Matcher) -> Result<Sanitized, Error> 
         }
     });
     let pasted = pasted.into_iter().map(|(_, pasted)| pasted).collect();
-    Ok(Sanitized { json, template, pasted, unlisted, found: sums })
+    Ok(Sanitized { json, template, pasted, unlisted })
+}
+
+/// Whether a finding is a part of a reference, or all of it: a value that reads
+/// like one, or like a name, does not make others' references its own.
+fn is_part(finding: &Range<usize>, references: &[Range<usize>]) -> bool {
+    let next = references.partition_point(|reference| reference.end < finding.end);
+    references.get(next).is_some_and(|reference| reference.start <= finding.start)
 }
 
 /// A finding, widened to what has to go with it.

@@ -54,6 +54,14 @@ pub const MAX_NESTING: usize = 128;
 /// Longest rendered template, in bytes.
 pub const MAX_RENDERED_BYTES: usize = 4 * 1024 * 1024;
 
+/// The references in what a string means.
+pub fn references_in(text: &str) -> impl Iterator<Item = (Range<usize>, SecretName)> {
+    Scanner::new(text).filter_map(|found| match found.kind {
+        Kind::Reference(name) => Some((found.opening..found.range.end, name)),
+        Kind::Malformed | Kind::Escaped => None,
+    })
+}
+
 /// How a template is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

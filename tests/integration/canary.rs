@@ -7,6 +7,7 @@ mod documents;
 mod faults;
 mod keys;
 mod refusals;
+mod streams;
 
 use std::{
     fs,
@@ -360,13 +361,13 @@ async fn values_and_data_keys_are_nowhere() {
     documents::provoke(&mut stage).await;
     faults::provoke(&mut stage).await;
 
-    let streams = documents::under_way(&mut stage).await;
+    let open = streams::under_way(&mut stage).await;
     // An orderly end sends the last spans.
     for replica in &mut stage.replicas {
         replica.terminate();
         assert!(replica.ended(Duration::from_secs(30)).await.success());
     }
-    documents::cut(&mut stage, streams).await;
+    streams::cut(&mut stage, open).await;
     let keys = stage.platform.kms.data_keys();
     assert!(keys.len() > 5);
     let keys = keys.iter().map(|key| ("data key", key.as_slice()));

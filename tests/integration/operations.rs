@@ -39,7 +39,7 @@ async fn a_deleted_secret_comes_back_until_its_time_is_over() {
     bench.create("KEY", None, None).await.unwrap();
     bench.delete("KEY").await.unwrap();
     bench.clock.advance(WEEK - Duration::from_nanos(1));
-    assert_eq!(bench.list(true).await.len(), 1);
+    assert_eq!(bench.list().await.len(), 1);
     bench.undelete("KEY").await.unwrap();
     assert_eq!(bench.resolve("KEY").await.unwrap(), "value");
 
@@ -49,7 +49,7 @@ async fn a_deleted_secret_comes_back_until_its_time_is_over() {
     let deleted = || bench.store.records(&workspace()).into_keys();
     let deleted = || deleted().filter(|key| key.as_str().starts_with(Key::DELETED)).count();
     assert_eq!(deleted(), 1);
-    assert!(bench.list(true).await.is_empty());
+    assert!(bench.list().await.is_empty());
     assert!(matches!(bench.undelete("KEY").await, Err(Error::NotFound { .. })));
     bench.create("KEY", None, None).await.unwrap();
     assert_eq!(deleted(), 1);
@@ -78,7 +78,7 @@ async fn what_is_due_does_not_count() {
     assert_eq!(bench.delete("ONE_MORE").await, full);
     bench.clock.advance(Duration::from_secs(7 * 24 * 60 * 60));
     bench.delete("ONE_MORE").await.unwrap();
-    assert_eq!(bench.list(true).await.len(), 1);
+    assert_eq!(bench.list().await.len(), 1);
     let records = bench.store.records(&workspace()).into_keys();
     let values = records.filter(|key| key.as_str().starts_with(Key::EARLIER)).count();
     assert_eq!(values, 1);

@@ -273,7 +273,7 @@ async fn replicas_confirm_or_the_commit_says_so() {
     assert!(ttl > 0);
 
     let shred = async || store.shred(&ws("w"), rec(1, b"t")).await;
-    assert_eq!(shred().await.map(|done| done.records), Ok(51));
+    assert_eq!(shred().await.map(|done| done.records), Ok(52));
     assert_eq!(replica.cli(&["HKEYS", "workflow-secrets:{w}:records"]), "t/shredded");
     drop(replica);
     // Nor is a repetition better than what it repeats.

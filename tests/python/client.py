@@ -17,7 +17,8 @@ from urllib.parse import quote, quote_plus
 import grpc
 from grpc_tools import protoc
 
-HERE = Path(__file__).resolve().parent
+# Where google_rpc.proto is.
+ERRORS = Path(__file__).resolve().parents[2] / "examples/node"
 WORKSPACE = "ws_python"
 DETAILS = "grpc-status-details-bin"
 
@@ -25,7 +26,7 @@ DETAILS = "grpc-status-details-bin"
 def build_stubs(protos, target):
     """Compiles the API and the error model; makes them importable."""
     well_known = Path(protoc.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{protos}", f"-I{HERE}", f"-I{well_known}"]
+    arguments = ["protoc", f"-I{protos}", f"-I{ERRORS}", f"-I{well_known}"]
     arguments += [f"--python_out={target}", f"--grpc_python_out={target}"]
     arguments += ["workflowsecrets/v1/secrets.proto", "google_rpc.proto"]
     assert protoc.main(arguments) == 0

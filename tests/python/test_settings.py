@@ -14,6 +14,7 @@ from project import DEPLOY, ROOT, run
 COMMON = {"--help", "--version"}
 
 
+EXAMPLES = (ROOT / "examples/python/run_node.py", ROOT / "examples/node/run-node.mjs")
 BINARY = os.environ.get("WFS_BINARY", ROOT / "target/debug/workflow-secrets")
 
 
@@ -58,9 +59,17 @@ class Settings(unittest.TestCase):
 
     def test_the_readme_names_no_flag_that_is_not_there(self):
         readme = (ROOT / "README.md").read_text()
-        of_other_programs = {"--tools", "--update"}
+        of_other_programs = {"--tools", "--update", "--prefix"}
         known = defined("serve") | defined("dev") | defined("probe") | of_other_programs
+        known |= flags(EXAMPLES[0].read_text())
         self.assertEqual(flags(readme) - known, set())
+
+    def test_the_examples_are_used_in_the_same_way(self):
+        described = [
+            re.search(r"(?s)--address.*opened again\.\n", path.read_text())[0] for path in EXAMPLES
+        ]
+        words = [re.sub(r"(?m)^ \*|\\", "", text).split() for text in described]
+        self.assertEqual(*words)
 
     def test_each_flag_of_serve_has_its_variable(self):
         expected = {

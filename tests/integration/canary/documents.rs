@@ -4,35 +4,29 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream;
-use prost::Message as _;
 use tonic::{
     Code::{
         self, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted,
-        Unauthenticated, Unavailable,
+        Unauthenticated,
     },
-    Request, Response, Status,
-    client::Grpc,
+    Response, Status,
 };
-use tonic_prost::ProstCodec;
 use workflow_secrets::grpc::proto::{
     CheckReferencesRequest, Credential, PrepareTemplateRequest, RedactOpen, RedactRequest,
     RedactResponse, RenderTemplateRequest, check_references_request::Template as ToCheck,
     render_template_request::Template as ToRender, secrets_service_client::SecretsServiceClient,
 };
 
-use super::{CANARIES, Stage, Told};
+use super::{CANARIES, Stage, Told, streams};
 use crate::support::{
-    documents::{
-        Open, check_json, chunk, credentials, open, opening, prepare, render_json, render_text,
-    },
+    documents::{check_json, chunk, credentials, open, opening, prepare, render_json, render_text},
     platform::{Client, create, with},
-    redis_server::until,
 };
 
 /// Holds one secret of each canary, and one that expires.
-const WS: &str = "documents";
+pub(super) const WS: &str = "documents";
 
-/// Calls that are refused for a reason: render, check, prepare, redact.
+/// All four calls: render, check, prepare, redact.
 const ALL: [bool; 4] = [true; 4];
 
 pub(super) async fn provoke(stage: &mut Stage) {
@@ -49,10 +43,10 @@ pub(super) async fn provoke(stage: &mut Stage) {
         no_json(stage, canary).await;
         sizes(stage, canary).await;
         references(stage, canary).await;
-        bytes(stage, canary).await;
+        streams::malformed(stage, canary).await;
         rights(stage, canary).await;
         rates(stage, canary).await;
-        streams(stage, canary).await;
+        streams::provoke(stage, canary).await;
     }
     expired(stage).await;
 }
@@ -111,7 +105,7 @@ impl Calls {
 }
 
 /// The last answer of a stream, all of it in one; the rest has no values.
-async fn redacted(
+pub(super) async fn redacted(
     client: &mut Client,
     requests: impl IntoIterator<Item = RedactRequest, IntoIter: Send + 'static>,
 ) -> Result<RedactResponse, Status> {
@@ -125,7 +119,7 @@ async fn redacted(
     Ok(all)
 }
 
-async fn clients(stage: &Stage) -> (Client, Client) {
+pub(super) async fn clients(stage: &Stage) -> (Client, Client) {
     let large = 4 * 1024 * 1024;
     let client = async |caller| stage.client(caller).await.max_encoding_message_size(large);
     (client("platform").await, client("executor").await)
@@ -314,65 +308,6 @@ async fn references(stage: &mut Stage, canary: &str) {
     stage.told.refused(missing, FailedPrecondition, "SECRETS_UNRESOLVED");
 }
 
-/// Messages of each call that do not decode.
-async fn bytes(stage: &mut Stage, canary: &str) {
-    /// Any of the requests, with strings that need not be UTF-8.
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Malformed {
-        #[prost(bytes, tag = "1")]
-        first: Vec<u8>,
-        #[prost(bytes, tag = "2")]
-        second: Vec<u8>,
-        #[prost(bytes, tag = "3")]
-        third: Vec<u8>,
-    }
-    let text = [canary.as_bytes(), b"\xff"].concat();
-    let document = |tag: usize| {
-        let at = |this| if tag == this { text.clone() } else { Vec::new() };
-        Malformed { first: at(1), second: at(2), third: at(3) }
-    };
-    let opening = Malformed { first: document(1).encode_to_vec(), ..Malformed::default() };
-    let channel = |caller| {
-        let identity = stage.platform.ca.client(&[&format!("spiffe://test/{caller}")]);
-        let (platform, replica) = (&stage.platform, &stage.replicas[0]);
-        async move { platform.channel(replica, Some(&identity)).await }
-    };
-    let (people, reader) = (channel("platform").await, channel("executor").await);
-    for (channel, method, message) in [
-        (&reader, "RenderTemplate", document(2)),
-        (&reader, "RenderTemplate", document(3)),
-        (&people, "CheckReferences", document(2)),
-        (&people, "PrepareTemplate", document(2)),
-        (&reader, "Redact", opening.clone()),
-    ] {
-        let mut grpc = Grpc::new(channel.clone());
-        grpc.ready().await.unwrap();
-        let path = format!("/workflowsecrets.v1.SecretsService/{method}").parse().unwrap();
-        let codec = ProstCodec::<Malformed, RedactResponse>::default();
-        let refused = grpc.unary(Request::new(message), path, codec).await;
-        stage.told.refused(refused, InvalidArgument, "MALFORMED_MESSAGE");
-    }
-    // In the middle of a stream.
-    let good = Malformed { first: open(WS, &[]).encode_to_vec(), ..Malformed::default() };
-    let part = Malformed { second: canary.as_bytes().to_vec(), ..Malformed::default() };
-    let mut grpc = Grpc::new(reader);
-    grpc.ready().await.unwrap();
-    let path = "/workflowsecrets.v1.SecretsService/Redact".parse().unwrap();
-    let codec = ProstCodec::<Malformed, RedactResponse>::default();
-    let requests = Request::new(stream::iter([good, part, opening]));
-    let mut answers = grpc.streaming(requests, path, codec).await.unwrap().into_inner();
-    let refused = loop {
-        match answers.message().await {
-            Ok(answer) => {
-                let answer = answer.expect("an error");
-                stage.told.keep(Ok(Response::new(answer))).unwrap();
-            }
-            Err(status) => break Err(status),
-        }
-    };
-    stage.told.refused::<RedactResponse>(refused, InvalidArgument, "MALFORMED_MESSAGE");
-}
-
 async fn rights(stage: &mut Stage, canary: &str) {
     let calls = || Calls::new(WS, &document(canary), canary);
     for (caller, which) in [
@@ -405,55 +340,6 @@ async fn rates(stage: &mut Stage, canary: &str) {
     let calls = Calls::new(WS, &document(canary), canary);
     let clients = [&mut people, &mut reader];
     calls.refused(&mut stage.told, clients, which, ResourceExhausted, "RATE_LIMITED").await;
-}
-
-/// Streams that are cut, or go wrong, while they hold back a part of a value.
-async fn streams(stage: &mut Stage, canary: &str) {
-    let (_, mut reader) = clients(stage).await;
-    let half = &canary.as_bytes()[..canary.len() / 2];
-    for wrong in [opening(open(canary, &[])), RedactRequest::default()] {
-        let mut requests = vec![opening(open(WS, &[])), chunk(canary.as_bytes())];
-        requests.extend([chunk(half), wrong]);
-        let refused = redacted(&mut reader, requests).await.map(Response::new);
-        stage.told.refused(refused, InvalidArgument, "INVALID_FIELD");
-    }
-    let requests = [vec![], vec![chunk(canary.as_bytes())]];
-    for requests in requests {
-        let refused = redacted(&mut reader, requests).await.map(Response::new);
-        stage.told.refused(refused, InvalidArgument, "INVALID_FIELD");
-    }
-    // The client leaves.
-    let lines = |stage: &Stage| stage.replicas[0].stdout().matches("\"found\"").count();
-    let before = lines(stage);
-    let mut left = Open::start(&mut reader, open(WS, &[])).await;
-    left.send(&[canary.as_bytes(), b"\n", half].concat()).await;
-    let answer = left.next().await.unwrap().unwrap();
-    stage.told.keep(Ok(Response::new(answer))).unwrap();
-    drop(left);
-    until(|| lines(stage) > before).await;
-}
-
-/// Streams that hold back a part of a value when their replica ends.
-pub(super) async fn under_way(stage: &mut Stage) -> Vec<Open> {
-    let mut streams = Vec::new();
-    for (i, canary) in CANARIES.into_iter().enumerate() {
-        let mut reader = stage.platform.client(&stage.replicas[i % 2], "executor").await;
-        let mut stream = Open::start(&mut reader, open(WS, &[])).await;
-        let half = &canary.as_bytes()[..canary.len() / 2];
-        stream.send(&[canary.as_bytes(), b"\n", half].concat()).await;
-        let answer = stream.next().await.unwrap().unwrap();
-        stage.told.keep(Ok(Response::new(answer))).unwrap();
-        streams.push(stream);
-    }
-    streams
-}
-
-/// What these streams are told.
-pub(super) async fn cut(stage: &mut Stage, streams: Vec<Open>) {
-    for mut stream in streams {
-        let status = stream.next().await.err().expect("an error");
-        stage.told.refused::<RedactResponse>(Err(status), Unavailable, "SHUTTING_DOWN");
-    }
 }
 
 async fn expired(stage: &mut Stage) {

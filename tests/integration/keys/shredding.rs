@@ -96,7 +96,8 @@ async fn a_shredded_workspace_is_gone_on_every_replica_and_stays_so() {
     executor.resolve_secrets(resolve("ws", &["KEY"])).await.unwrap();
 
     let done = shredded(&mut operator, "ws").await;
-    assert_eq!((done.destroyed_records, done.workspace.as_str()), (3, "ws"));
+    // Metadata, value, trail entry and data key.
+    assert_eq!((done.destroyed_records, done.workspace.as_str()), (4, "ws"));
     assert_eq!(done.shredded_by, "spiffe://test/operator");
     let here = platform.client(&one, "platform").await;
     let reader = platform.client(&one, "executor").await;

@@ -103,6 +103,7 @@ async fn a_deleted_secret_comes_back_as_it_was() {
             ..before.clone()
         };
         assert_eq!(shown[0], expected);
+        assert_ne!(shown[0].etag, before.etag);
         if stage.redis {
             let count = |kind| stage.keys(kind).unwrap().len();
             assert_eq!(["m/", "v/", "h/", "d/"].map(count), [0, 0, 2, 1]);
@@ -295,6 +296,40 @@ async fn deleted_secrets_stand_in_the_order_of_names() {
         assert!(listed(&mut sheets, with_deleted()).await.is_empty());
         let mut operator = stage.client("operator").await;
         assert_eq!(told(&listed(&mut operator, with_deleted()).await), expected);
+    }
+}
+
+/// Those passed over make one kind of secrets come forward faster than the other.
+#[tokio::test]
+async fn none_is_lost_between_the_two_kinds() {
+    for stage in Stage::both(&[]).await {
+        let mut client = stage.client("platform").await;
+        let ttl = Some(prost_types::Duration { seconds: 3_600, nanos: 0 });
+        for (name, ttl) in
+            [("A", None), ("B", None), ("C", None), ("K", ttl), ("L", ttl), ("Y", ttl), ("Z", ttl)]
+        {
+            client.create_secret(with(create(WS, name, "value"), |r| r.ttl = ttl)).await.unwrap();
+        }
+        for name in ["L", "Y", "Z"] {
+            client.delete_secret(delete(WS, name)).await.unwrap();
+        }
+        for page_size in [1, 2, 3, 4] {
+            let mut request = proto::ListSecretsRequest {
+                page_size,
+                expiring_within: Some(prost_types::Duration { seconds: 7_200, nanos: 0 }),
+                ..with_deleted()
+            };
+            let mut found = vec![];
+            loop {
+                let page = client.list_secrets(request.clone()).await.unwrap().into_inner();
+                found.extend(told(&page.secrets));
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                request.page_token = page.next_page_token;
+            }
+            assert_eq!(found, ["K", "L*", "Y*", "Z*"], "pages of {page_size}");
+        }
     }
 }
 

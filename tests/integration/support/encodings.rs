@@ -46,6 +46,14 @@ pub(crate) fn written(value: &str) -> Vec<Written> {
     for (what, text) in json(value) {
         note(what, text);
     }
+    // Each line, but for rulers.
+    for line in value.split('\n').map(|line| line.trim_end_matches('\r')) {
+        let ruler = line.chars().all(|c| line.starts_with(c));
+        if line.len() >= 8 && line != value && !ruler {
+            note("line", line.to_owned());
+        }
+    }
+    note("lines", value.replace('\n', "\r\n"));
     for before in 0..4 {
         for after in 0..4 {
             all.extend(base64(value, &"<.>:"[..before], &"!end"[..after]));

@@ -127,6 +127,13 @@ impl Platform {
         replica
     }
 
+    /// A ready replica in the place of one that has ended.
+    pub(crate) async fn replica_at(&self, address: SocketAddr) -> Replica {
+        let replica = self.spawn(address, None, |command, all| command.args(all));
+        replica.ready(self).await;
+        replica
+    }
+
     /// A replica just launched, which may or may not get ready.
     pub(crate) fn launch(&self, flags: &[&str]) -> Replica {
         self.launch_in(&[], flags)
@@ -292,6 +299,16 @@ impl Replica {
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
         program::terminate(&self.child);
+    }
+
+    /// Makes it hang: connections stay open and nothing is answered.
+    pub(crate) fn stop_signal(&self) {
+        program::signal(&self.child, "-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn cont_signal(&self) {
+        program::signal(&self.child, "-CONT");
     }
 
     /// Waits for its end.

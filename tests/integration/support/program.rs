@@ -50,6 +50,11 @@ pub(crate) async fn ended(child: &mut Child, within: Duration) -> Option<ExitSta
 
 /// SIGTERM.
 pub(crate) fn terminate(child: &Child) {
-    let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    signal(child, "-TERM");
+}
+
+/// Any signal, as `kill` spells it.
+pub(crate) fn signal(child: &Child, signal: &str) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(status.unwrap().success());
 }

@@ -11,6 +11,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use super::program;
+
 /// How to start it. By default: no snapshots, no append-only file, no TLS, no
 /// password.
 #[derive(Clone, Default)]
@@ -121,17 +123,12 @@ impl RedisServer {
 
     /// Makes it hang: connections stay open and nothing is answered.
     pub(crate) fn stop_signal(&self) {
-        self.signal("-STOP");
+        program::signal(&self.child, "-STOP");
     }
 
     /// Lets it go on.
     pub(crate) fn cont_signal(&self) {
-        self.signal("-CONT");
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(status.unwrap().success());
+        program::signal(&self.child, "-CONT");
     }
 
     /// What redis-cli prints, without the last line feed.
