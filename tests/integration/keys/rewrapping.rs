@@ -184,7 +184,8 @@ async fn a_key_that_is_retired_meanwhile_is_not_passed_over() {
         let rig = Rig::new(store);
         super::create(&rig.secrets, "KEY", "value").await.unwrap();
         let active = Key::active_data_key();
-        let first = rig.store.read(&super::ws(), &[active.clone()]).await.unwrap().remove(0);
+        let first =
+            rig.store.read(&super::ws(), std::slice::from_ref(&active)).await.unwrap().remove(0);
         rig.kms.rename("new");
         let old = rig.rotate().await.keys.remove(1);
         let retired = Key::data_key(old.wrapped.id);
