@@ -295,7 +295,7 @@ async fn successes(stage: &mut Stage) {
         }
         let trail = ListAuditEventsRequest { workspace: workspace.clone(), ..Default::default() };
         let told = stage.told.keep(people.list_audit_events(trail).await).unwrap();
-        assert_eq!(told.events.len(), 12);
+        assert_eq!(told.events.len(), 15);
         let mut deleted = list(&workspace);
         deleted.show_deleted = true;
         let listed = stage.told.keep(people.list_secrets(deleted).await).unwrap();

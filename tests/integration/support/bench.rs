@@ -99,13 +99,14 @@ impl Bench {
         self.secrets.delete(&self.caller, request).await
     }
 
-    pub(crate) async fn list(&self, show_deleted: bool) -> Vec<SecretView> {
+    /// All there is to list, deleted secrets too.
+    pub(crate) async fn list(&self) -> Vec<SecretView> {
         let request = ListSecrets {
             workspace: workspace(),
             page_size: PageSize::parse(0).unwrap(),
             page_token: String::new(),
             show_system_managed: true,
-            show_deleted,
+            show_deleted: true,
             expiring_within: None,
         };
         self.secrets.list(&self.caller, request).await.unwrap().secrets
