@@ -197,8 +197,11 @@ impl SecretView {
     }
 
     /// With its usage. What was before its creation was of another secret of
-    /// this name.
+    /// this name. A deleted secret has none: it is of who has the name now.
     fn used(mut self, usage: Option<&Record>) -> Self {
+        if self.deletion.is_some() {
+            return self;
+        }
         let usage = usage::stored_usage(&self.metadata.name, usage, None);
         self.last_resolve_time = usage.last().filter(|time| *time >= self.metadata.create_time);
         self

@@ -93,6 +93,10 @@ impl Secrets {
                 last = Some(key);
             }
             if exhausted {
+                if entries.is_empty() {
+                    // Nothing is there: perhaps because it was destroyed.
+                    let [] = self.read(workspace, []).await?;
+                }
                 return Ok(AuditPage { entries, next_page_token: String::new() });
             }
             limit = STEP;

@@ -143,14 +143,14 @@ async fn rewrap(
             ..Rewrapped::default()
         };
         let before = report.rewrapped;
-        let mut cursor = None;
+        let (mut settled, mut cursor) = (true, None);
         loop {
             let (page, next) = match &only {
                 Some(workspace) => (vec![workspace.clone()], None),
                 None => secrets.store.workspaces(cursor.as_ref()).await?,
             };
             for workspace in page {
-                rewrap_workspace(&secrets, &progress, &workspace, &mut report).await?;
+                settled &= rewrap_workspace(&secrets, &progress, &workspace, &mut report).await?;
                 report.workspaces += 1;
                 progress.tell(report.clone())?;
             }
@@ -160,26 +160,27 @@ async fn rewrap(
             }
         }
         // What was made or moved behind the back of a pass is found by the next.
-        if report.rewrapped == before {
+        if settled && report.rewrapped == before {
             report.done = true;
             return Ok(report);
         }
     }
 }
 
+/// Whether all keys were looked at: a rotation moves one behind those that were.
 async fn rewrap_workspace(
     secrets: &Secrets,
     progress: &Progress<Rewrapped>,
     workspace: &WorkspaceId,
     report: &mut Rewrapped,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     // Also in a workspace that is over the limit.
     let keys = secrets.store.keys(workspace, Key::DATA_KEY, usize::MAX).await?;
-    for key in keys {
-        match secrets.rewrap_one(workspace, &key, &report.kms_key).await {
+    for key in &keys {
+        match secrets.rewrap_one(workspace, key, &report.kms_key).await {
             Ok(None) => {}
             // Destroyed meanwhile.
-            Err(Error::WorkspaceShredded) => return Ok(()),
+            Err(Error::WorkspaceShredded) => return Ok(true),
             Ok(Some((stored, anew))) => {
                 report.rewrapped += u64::from(anew);
                 report.unchanged += u64::from(!anew);
@@ -206,5 +207,5 @@ async fn rewrap_workspace(
         }
         progress.tell(report.clone())?;
     }
-    Ok(())
+    Ok(secrets.store.keys(workspace, Key::DATA_KEY, usize::MAX).await? == keys)
 }
