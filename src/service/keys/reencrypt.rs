@@ -106,7 +106,8 @@ impl Secrets {
     ) -> Result<Steps<Reencrypted>, Error> {
         let authorized = authorize(&self.grants(caller, &request.workspace));
         let what = (Action::Reencrypt, Some(request.workspace.clone()));
-        let work = |secrets, progress| reencrypt(secrets, progress, request);
+        let who = caller.clone();
+        let work = |secrets, progress| reencrypt(secrets, progress, request, who);
         self.job(caller, what, authorized, work).await
     }
 
@@ -135,12 +136,18 @@ impl Secrets {
     }
 
     /// Destroys a retired key if its record and its mark are still as they were.
-    async fn destroy_key(&self, workspace: &WorkspaceId, key: &Retired) -> Result<(), Error> {
+    async fn destroy_key(
+        &self,
+        caller: &Caller,
+        workspace: &WorkspaceId,
+        key: &Retired,
+    ) -> Result<(), Error> {
         let id = key.stored.wrapped.id;
         let delete = |key, expect| Operation { key, expect: Some(expect), write: Write::Delete };
         let operations =
             vec![delete(Key::data_key(id), key.record), delete(Key::moved(id), key.mark)];
-        self.commit(workspace, Batch { operations, ..Batch::default() }).await?;
+        let trail = self.keys_trail(caller, Action::Reencrypt);
+        self.commit(workspace, Batch { operations, trail, ..Batch::default() }).await?;
         // The other keys are unwrapped again when they are needed.
         self.keyring.evict(workspace);
         Ok(())
@@ -160,6 +167,7 @@ async fn reencrypt(
     secrets: Arc<Secrets>,
     progress: Progress<Reencrypted>,
     request: ReencryptWorkspace,
+    caller: Caller,
 ) -> Result<Reencrypted, Error> {
     let workspace = &request.workspace;
     let mut report = Reencrypted::default();
@@ -183,7 +191,7 @@ async fn reencrypt(
                 Some(until) if now < until && !request.forget_requests => {
                     KeyFate::Remembered(until)
                 }
-                _ => match secrets.destroy_key(workspace, key).await {
+                _ => match secrets.destroy_key(&caller, workspace, key).await {
                     Ok(()) => KeyFate::Destroyed,
                     Err(Error::ConcurrentUpdate) => continue 'passes,
                     Err(error) => return Err(error),
