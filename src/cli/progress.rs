@@ -36,22 +36,28 @@ impl Progress {
     }
 
     fn draw(&mut self, phase: &str, done: u64, total: Option<u64>, more: &str) {
-        if self.line.as_ref().is_none_or(|(last, _)| last != phase) {
+        let begins = self.line.as_ref().is_none_or(|(last, _)| last != phase);
+        if begins {
             let template = match total {
                 Some(_) => "{prefix} [{bar:30}] {pos} of {len}  {msg}",
                 None => "{prefix} {spinner} {pos}  {msg}",
             };
             let style = ProgressStyle::with_template(template);
             self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.bar.set_prefix(phase.to_owned());
             self.line = Some((phase.to_owned(), Instant::now()));
         }
-        if let Some(total) = total {
-            self.bar.set_length(total.max(done));
+        // Each of these may draw.
+        let length = total.map(|total| total.max(done));
+        if length.is_some() && length != self.bar.length() {
+            self.bar.set_length(length.unwrap_or_default());
         }
-        self.bar.set_message(more.to_owned());
+        if begins {
+            self.bar.set_prefix(phase.to_owned());
+        }
+        if self.bar.message() != more {
+            self.bar.set_message(more.to_owned());
+        }
         self.bar.set_position(done);
-        self.bar.tick();
     }
 
     fn is_due(&self, phase: &str) -> bool {

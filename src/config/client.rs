@@ -266,11 +266,20 @@ fn server(
     let name = ServerName::try_from(name.to_owned());
     let name = f.note("--server-name", name.map_err(|_| "must be a host name or address"));
     let ca = f.required("--ca", args.ca.as_ref())?.into();
-    match tls::load_client(&ClientTlsFiles { ca, identity }) {
+    let files = ClientTlsFiles { ca, identity };
+    match tls::load_client(&files) {
         Ok(config) => Some(Server { uri, authority, tls: Some((config, name?)) }),
         Err(error) => {
+            let flag = |file| match &files.identity {
+                Some((cert, _)) if file == cert => "--cert",
+                Some((_, key)) if file == key => "--key",
+                _ => "--ca",
+            };
             let faults = error.faults().iter();
-            f.0.extend(faults.map(|(file, fault)| format!("{}: {fault}", file.display())));
+            let told = |(file, fault): &(PathBuf, _)| {
+                format!("{} {}: {fault}", flag(file), file.display())
+            };
+            f.0.extend(faults.map(told));
             None
         }
     }
