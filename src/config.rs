@@ -3,6 +3,8 @@
 //! Every fault is found before any port opens, and all are told at once.
 
 mod args;
+mod client;
+mod client_args;
 mod faults;
 
 use std::{
@@ -20,7 +22,15 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use self::faults::is_url;
 pub use self::{
-    args::{Cli, Command, DevArgs, ProbeArgs, ServeArgs},
+    args::{Cli, Command, DevArgs, ServeArgs},
+    client::{
+        Connection, Existing, Format, ImportConfig, KeysConfig, KeysTask, ProbeConfig, Server,
+        Source,
+    },
+    client_args::{
+        CallerArgs, DescribeArgs, ImportArgs, KeysArgs, KeysCommand, ProbeArgs, ReencryptArgs,
+        RewrapArgs, RotateArgs, ServerArgs,
+    },
     faults::Faults,
 };
 use crate::{

@@ -7,7 +7,8 @@
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
-//! | 5 | `main`, [`app`], [`config`], [`probe`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
+//! | 5 | `main`, [`app`], [`config`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
+//! | 5 | [`cli`] | commands that call a server; of the floors below they use names and generated types |
 //! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
 //! | 3 | [`service`] | one file per operation or policy |
 //! | 2 | [`envelope`] | sealing and opening values, data keys |
@@ -16,13 +17,13 @@
 //! | 0 | [`domain`] | types that cannot be wrong |
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod envelope;
 pub mod grpc;
 pub mod kms;
 pub mod matcher;
-pub mod probe;
 pub mod service;
 pub mod store;
 pub mod telemetry;

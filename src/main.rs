@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
     app::{self, RunError},
-    config::{Cli, Command, DevConfig, Faults, ServeConfig},
-    probe,
+    cli::{self, CliError},
+    config::{Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig},
     telemetry::{self, TelemetryConfig},
 };
 use zeroizing_alloc::ZeroAlloc;
@@ -32,10 +32,14 @@ use zeroizing_alloc::ZeroAlloc;
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
+/// The server refuses, or does not serve.
+const REFUSED: u8 = 1;
 /// Wrong arguments or settings (sysexits EX_USAGE).
 const USAGE: u8 = 64;
+/// Wrong input (EX_DATAERR).
+const INPUT: u8 = 65;
 /// The store, KMS client or audit stream refused or cannot be reached at start,
-/// or the address is taken (EX_UNAVAILABLE).
+/// or the address is taken; the server cannot be reached (EX_UNAVAILABLE).
 const UNAVAILABLE: u8 = 69;
 /// A fault while running (EX_SOFTWARE).
 const SOFTWARE: u8 = 70;
@@ -75,10 +79,20 @@ fn main() -> ExitCode {
             }
             Err(faults) => refuse(&faults),
         },
-        Command::Probe(args) => match runtime.block_on(probe::probe(args)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error @ probe::ProbeError::Arguments(_)) => fail(USAGE, error),
-            Err(error) => fail(1, error),
+        Command::Probe(args) => match ProbeConfig::parse(args) {
+            Ok(config) => match runtime.block_on(cli::probe(config)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(REFUSED, error),
+            },
+            Err(faults) => refuse(&faults),
+        },
+        Command::Import(args) => match ImportConfig::parse(*args) {
+            Ok(config) => ended(runtime.block_on(cli::import(config))),
+            Err(faults) => refuse(&faults),
+        },
+        Command::Keys(args) => match KeysConfig::parse(args) {
+            Ok(config) => ended(runtime.block_on(cli::keys(config))),
+            Err(faults) => refuse(&faults),
         },
     };
     // Work that is stuck must not hold the process past its grace period.
@@ -155,6 +169,18 @@ fn signals() -> io::Result<CancellationToken> {
         }
     });
     Ok(shutdown)
+}
+
+/// The exit code of a command that calls a server.
+fn ended(outcome: Result<(), CliError>) -> ExitCode {
+    let code = match &outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(CliError::Refused(_)) => REFUSED,
+        Err(CliError::Input(_)) => INPUT,
+        Err(CliError::Unavailable(_)) => UNAVAILABLE,
+        Err(CliError::Output(_)) => SOFTWARE,
+    };
+    outcome.map_or_else(|error| fail(code, error), |()| ExitCode::SUCCESS)
 }
 
 fn refuse(faults: &Faults) -> ExitCode {

@@ -3,11 +3,14 @@
 
 use clap::{Args, Parser, Subcommand};
 
+use super::client_args::{ImportArgs, KeysArgs, ProbeArgs};
+
 /// Keeps API keys and OAuth tokens of workflows, and hands them to their runs.
 ///
 /// Exit codes: 0 ended as asked; 64 wrong settings, all of them named; 69 the
 /// store, KMS client or audit stream refused or cannot be reached at start, or
-/// the address is taken; 70 a fault while running.
+/// the address is taken; 70 a fault while running. The help of `probe`, `import`
+/// and `keys` tells theirs.
 #[derive(Debug, Parser)]
 #[command(name = "workflow-secrets", version)]
 pub struct Cli {
@@ -26,6 +29,29 @@ pub enum Command {
     Dev(DevArgs),
     /// Ask a server for its health; exit 0 if SERVING, else 1. For exec probes
     Probe(ProbeArgs),
+    /// Store the secrets of a .env or JSON file in a workspace
+    ///
+    /// Without --yes it only has the server check them, and shows what it would do.
+    ///
+    /// A secret that exists stays as it is, unless --update-existing is set. So an
+    /// import can be run again: after it was cut off, it goes on; after it was
+    /// carried out, it changes nothing.
+    ///
+    /// No value is ever printed.
+    ///
+    /// Exit codes: 0 all of it is fine, or done; 1 the server refuses something: a
+    /// check that finds this stores nothing; 64 wrong arguments; 65 wrong lines in
+    /// the file, all of them named: nothing is sent; 69 the server cannot be reached,
+    /// or was lost for half a minute: run it again; 70 a fault here, such as output
+    /// that cannot be written.
+    Import(Box<ImportArgs>),
+    /// Administer data keys; needs the role operator
+    ///
+    /// Exit codes: 0 done; 1 the server refuses, or something failed and is named;
+    /// 64 wrong arguments; 69 the server cannot be reached, or was lost for half a
+    /// minute; 70 a fault here, such as output that cannot be written. Whatever was
+    /// cut off is run again: it goes on where it was.
+    Keys(KeysArgs),
 }
 
 /// Flags of `serve`. Each can be set by the environment variable named with it.
@@ -280,29 +306,4 @@ pub struct DevArgs {
     /// Log directives; foreign libraries never log below info
     #[arg(long, env = "WORKFLOW_SECRETS_LOG", value_name = "DIRECTIVES", default_value = "warn")]
     pub log: String,
-}
-
-/// Flags of `probe`.
-#[derive(Debug, Args)]
-pub struct ProbeArgs {
-    /// The server: https://host:port, or http://host:port for dev
-    #[arg(long, default_value = "https://127.0.0.1:8443", value_name = "URL")]
-    pub address: String,
-
-    /// PEM file: the CAs of the server's certificate
-    #[arg(long, value_name = "FILE")]
-    pub ca: Option<String>,
-
-    /// Name in the server's certificate, if other than the address's host
-    #[arg(long, value_name = "NAME")]
-    pub server_name: Option<String>,
-
-    /// Service to ask for: empty for liveness,
-    /// workflowsecrets.v1.SecretsService for readiness
-    #[arg(long, default_value = "", value_name = "NAME")]
-    pub service: String,
-
-    /// Longest wait
-    #[arg(long, default_value = "2s", value_name = "DURATION")]
-    pub timeout: String,
 }

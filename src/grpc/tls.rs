@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
@@ -27,6 +27,16 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// One or more CA certificates that clients' certificates are verified by.
     pub client_ca: PathBuf,
+}
+
+/// PEM files of a client.
+#[derive(Debug, Clone)]
+pub struct ClientTlsFiles {
+    /// One or more CA certificates that the server's certificate is verified by.
+    pub ca: PathBuf,
+    /// Certificate chain and private key of the client, with the rules of
+    /// [`TlsFiles`]; health can be asked for without.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// What is wrong with the TLS files: each file with its fault. Never holds
@@ -97,6 +107,37 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
+/// Reads the files of a client: TLS 1.3 and 1.2, HTTP/2 only.
+///
+/// # Errors
+/// Each file with a fault, and that fault.
+pub fn load_client(files: &ClientTlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut faults = vec![];
+    let mut note = |file: &PathBuf, fault: String| faults.push((file.clone(), fault));
+    let roots = roots(&files.ca).map_err(|fault| note(&files.ca, fault)).ok();
+    let identity = files.identity.as_ref().map(|(cert, key)| {
+        let chain = certificates(cert).map_err(|fault| note(cert, fault)).ok();
+        chain.zip(private_key(key).map_err(|fault| note(key, fault)).ok())
+    });
+    let (Some(roots), Some(identity)) =
+        (roots, identity.map_or(Some(None), |found| found.map(Some)))
+    else {
+        return Err(TlsError(faults));
+    };
+    let file = files.identity.as_ref().map_or(&files.ca, |(_, key)| key);
+    let told = |error: rustls::Error| TlsError(vec![(file.clone(), error.to_string())]);
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(told)?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(told)?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
 fn read(
     file: &Path,
     refuse: fn(u32) -> Option<&'static str>,
@@ -129,16 +170,20 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
         .map_err(|_| "holds no unencrypted private key in PEM".to_owned())
 }
 
-fn client_verifier(
-    file: &Path,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn roots(file: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for (index, certificate) in certificates(file)?.into_iter().enumerate() {
         let number = index.saturating_add(1);
         roots.add(certificate).map_err(|error| format!("certificate {number}: {error}"))?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+    Ok(roots)
+}
+
+fn client_verifier(
+    file: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file)?), provider)
         .allow_unauthenticated()
         .build()
         .map_err(|error| error.to_string())

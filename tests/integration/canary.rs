@@ -5,6 +5,7 @@
 
 mod documents;
 mod faults;
+mod import;
 mod keys;
 mod refusals;
 mod streams;
@@ -357,6 +358,7 @@ async fn values_and_data_keys_are_nowhere() {
     let mut stage = Stage::set().await;
     successes(&mut stage).await;
     keys::provoke(&mut stage).await;
+    import::provoke(&mut stage).await;
     refusals::provoke(&mut stage).await;
     documents::provoke(&mut stage).await;
     faults::provoke(&mut stage).await;

@@ -22,14 +22,14 @@ use super::support::{
 };
 
 /// A running `dev`; killed when dropped.
-struct Dev {
-    address: SocketAddr,
+pub(crate) struct Dev {
+    pub(crate) address: SocketAddr,
     child: Child,
 }
 
 impl Dev {
     /// On a free port, with its data in `dir` and its output next to it.
-    async fn start(dir: &Path) -> Self {
+    pub(crate) async fn start(dir: &Path) -> Self {
         let address = free_address();
         let create = |name: &str| File::create(dir.with_extension(name)).unwrap();
         let child = command("dev")
@@ -46,7 +46,7 @@ impl Dev {
         dev
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         SecretsServiceClient::new(endpoint.connect().await.unwrap())
     }

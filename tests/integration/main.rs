@@ -16,6 +16,7 @@ mod canary;
 mod canary_dev;
 mod changes;
 mod check;
+mod cli;
 mod cold_and_hot;
 mod dev_mode;
 mod document_attacks;

@@ -9,6 +9,7 @@ use std::{
 use prost::Message as _;
 use serde::Serialize;
 use workflow_secrets::{
+    cli::import::Entry,
     domain::{KeyMaterial, Plaintext, WrappedDataKey},
     envelope::{DataKey, Keyring, Payload, SealedRecord},
     grpc::proto::{
@@ -77,6 +78,10 @@ fn values_and_keys_cannot_be_printed_copied_or_written_out() {
     has_none!(Debug: proto::PrepareTemplateResponse, proto::RedactRequest, proto::RedactResponse);
     has_none!(Display: CreateSecretRequest, UpdateSecretRequest);
     has_none!(Display: ResolvedSecret, ResolveSecretsResponse);
+    has_none!(Debug: Entry);
+    has_none!(Display: Entry);
+    has_none!(Clone: Entry);
+    has_none!(Serialize: Entry);
     // Values are pasted into templates, and a place tells keys of one.
     has_none!(Debug: Template, Token<'_>, Location<'_>, Place, Reference<'_>);
     has_none!(Display: Template, Token<'_>, Location<'_>, Reference<'_>);

@@ -19,7 +19,7 @@ BINARY = os.environ.get("WFS_BINARY", ROOT / "target/debug/workflow-secrets")
 
 
 def help_of(command):
-    done = run(BINARY, command, "--help")
+    done = run(BINARY, *command.split(), "--help")
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -38,16 +38,48 @@ def variables(text):
     return set(re.findall(r"\bWORKFLOW_SECRETS_[A-Z_]+\b", text))
 
 
+KEYS = ("describe", "rotate", "reencrypt", "rewrap")
+COMMANDS = ("serve", "dev", "probe", "import", *(f"keys {command}" for command in KEYS))
+
+
+def table(title):
+    """A table of the README: its text, and the first two cells of each row."""
+    (text,) = re.findall(
+        rf"(?ms)^\| {re.escape(title)} \|.*?\n\n", (ROOT / "README.md").read_text()
+    )
+    return text, re.findall(r"(?m)^\| (.*?) \| (.*?) \|", text)
+
+
 class Settings(unittest.TestCase):
     def test_the_readme_has_every_flag_of_each_command_and_no_other(self):
-        readme = (ROOT / "README.md").read_text()
         for command in ("serve", "dev", "probe"):
-            (table,) = re.findall(rf"(?ms)^\| Flag of `{command}` \|.*?\n\n", readme)
-            rows = re.findall(r"(?m)^\| (.*?) \|", table)
-            named = {flag for row in rows for flag in flags(row)}
+            text, rows = table(f"Flag of `{command}`")
+            named = {flag for row, _ in rows for flag in flags(row)}
             self.assertEqual(named, defined(command))
             if command != "serve":
-                self.assertEqual(variables(table), variables(help_of(command)))
+                self.assertEqual(variables(text), variables(help_of(command)))
+
+    def test_the_readme_has_every_flag_of_the_clients_and_no_other(self):
+        _, rows = table("Flag of `import` and `keys`")
+        shared = {flag for row, _ in rows for flag in flags(row)}
+        self.assertLessEqual({"--address", "--ca", "--server-name"}, shared & defined("probe"))
+        _, rows = table("Flag of `import`")
+        named = {flag for row, _ in rows for flag in flags(row)}
+        self.assertEqual(named | shared, defined("import"))
+        self.assertEqual(named & shared, set())
+        _, rows = table("Flag of `keys`")
+        for command in KEYS:
+            named = {flag for row, of in rows if f"`{command}`" in of for flag in flags(row)}
+            self.assertEqual(named | shared, defined(f"keys {command}"))
+            self.assertEqual(variables(help_of(f"keys {command}")), set())
+
+    def test_help_and_readme_tell_the_same_exit_codes(self):
+        readme = " ".join((ROOT / "README.md").read_text().split())
+        for command in ("import", "keys"):
+            told = re.search(r"(?s)Exit codes: (.*?)\n\n", help_of(command))[1]
+            codes = set(re.findall(r"\b\d+\b", told)) - {"0"}
+            (row,) = re.findall(rf"\| `{command}` \| (.*?) \|", readme)
+            self.assertEqual(set(re.findall(r"\b\d+\b", row)) - {"0"}, codes)
 
     def test_help_and_readme_tell_the_same_of_status_69(self):
         told = (
@@ -60,7 +92,7 @@ class Settings(unittest.TestCase):
     def test_the_readme_names_no_flag_that_is_not_there(self):
         readme = (ROOT / "README.md").read_text()
         of_other_programs = {"--tools", "--update", "--prefix"}
-        known = defined("serve") | defined("dev") | defined("probe") | of_other_programs
+        known = set.union(of_other_programs, *map(defined, COMMANDS))
         known |= flags(EXAMPLES[0].read_text())
         self.assertEqual(flags(readme) - known, set())
 

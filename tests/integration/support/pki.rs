@@ -122,10 +122,15 @@ pub(crate) fn write_server_files(dir: &Path, server: &Identity, client_ca: &Ca) 
         client_ca: dir.join("ca.crt"),
     };
     fs::write(&files.cert, &server.cert).unwrap();
-    fs::write(&files.key, &server.key).unwrap();
-    fs::set_permissions(&files.key, fs::Permissions::from_mode(0o600)).unwrap();
+    write_key(&files.key, &server.key);
     fs::write(&files.client_ca, client_ca.pem()).unwrap();
     files
+}
+
+/// Writes a private key with mode 0600.
+pub(crate) fn write_key(path: &Path, pem: &str) {
+    fs::write(path, pem).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A client that trusts `server_ca` and shows `identity`, over HTTP/2.

@@ -103,7 +103,7 @@ impl Platform {
         for caller in CALLERS {
             let Identity { cert, key } = ca.client(&[&spiffe_id(caller)]);
             fs::write(dir.path().join(format!("{caller}.crt")), cert).unwrap();
-            fs::write(dir.path().join(format!("{caller}.key")), key).unwrap();
+            pki::write_key(&dir.path().join(format!("{caller}.key")), &key);
         }
         Self { redis, kms, kms_key, ca, tls, dir }
     }

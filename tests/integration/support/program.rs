@@ -21,10 +21,21 @@ pub(crate) struct Outcome {
 
 /// Runs it to its end, which must come within 10 s.
 pub(crate) async fn run(command: &mut Command) -> Outcome {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    if ended(&mut child, Duration::from_secs(10)).await.is_none() {
+    run_within(command, Duration::from_secs(10)).await
+}
+
+/// The same within another time.
+pub(crate) async fn run_within(command: &mut Command, time: Duration) -> Outcome {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    outcome(child, time).await
+}
+
+/// Waits for the end of one whose output is piped.
+pub(crate) async fn outcome(mut child: Child, within: Duration) -> Outcome {
+    if ended(&mut child, within).await.is_none() {
         child.kill().unwrap();
-        panic!("still running: {command:?}");
+        let output = child.wait_with_output().unwrap();
+        panic!("still running: {}", String::from_utf8_lossy(&output.stderr));
     }
     let output = child.wait_with_output().unwrap();
     Outcome {
