@@ -270,7 +270,7 @@ fn server(
     match tls::load_client(&files) {
         Ok(config) => Some(Server { uri, authority, tls: Some((config, name?)) }),
         Err(error) => {
-            let flag = |file| match &files.identity {
+            let flag = |file: &PathBuf| match &files.identity {
                 Some((cert, _)) if file == cert => "--cert",
                 Some((_, key)) if file == key => "--key",
                 _ => "--ca",
