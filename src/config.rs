@@ -143,6 +143,11 @@ impl ServeConfig {
             &args.max_redactions_per_minute,
             "a number of calls, at least 1",
         );
+        let preparations_per_minute: Option<NonZeroU32> = f.parsed(
+            "--max-preparations-per-minute",
+            &args.max_preparations_per_minute,
+            "a number of calls, at least 1",
+        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -168,6 +173,7 @@ impl ServeConfig {
                     max_audit_events: max_audit_events?.into(),
                     deleted_retention: deleted_retention?,
                     redactions_per_minute: redactions_per_minute?,
+                    preparations_per_minute: preparations_per_minute?,
                 },
                 grace: grace?,
                 drain_delay: drain_delay?,

@@ -228,8 +228,8 @@ pub struct ServeArgs {
     )]
     pub max_audit_events: String,
 
-    /// Calls of Redact and PrepareTemplate per workspace and minute, on each
-    /// replica, at least 1
+    /// Streams of Redact opened per workspace and minute, on each replica, at
+    /// least 1
     #[arg(
         long,
         env = "WORKFLOW_SECRETS_MAX_REDACTIONS_PER_MINUTE",
@@ -238,6 +238,17 @@ pub struct ServeArgs {
         default_value = "600"
     )]
     pub max_redactions_per_minute: String,
+
+    /// Calls of PrepareTemplate per workspace and minute, on each replica, at
+    /// least 1
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_PREPARATIONS_PER_MINUTE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "30"
+    )]
+    pub max_preparations_per_minute: String,
 
     /// Longest time from SIGTERM to the end of the process
     #[arg(

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
     kms::{EncryptionContext, Kms, KmsError},
-    store::{Key, Record, Store, StoreError, codec},
+    store::{Key, Record, Store, StoreError, Trail, codec},
 };
 
 /// How long unwrapped data keys serve.
@@ -191,7 +191,7 @@ impl Keyring {
     ///
     /// The new key is unwrapped before it takes the place, and once more, as it
     /// lies in the store, before its first use. Of calls at once, on whatever
-    /// replica, one does it; it is told so.
+    /// replica, one does it; it is told so, and its entry is in the trail.
     ///
     /// # Errors
     /// See [`KeyError`]. Safe to call again.
@@ -199,8 +199,9 @@ impl Keyring {
         &self,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
+        trail: Option<Trail>,
     ) -> Result<(Arc<DataKey>, bool), KeyError> {
-        self.0.next_key(workspace, replaced).await
+        self.0.next_key(workspace, replaced, trail).await
     }
 
     /// Overwrites all keys of a workspace, also those that are being unwrapped,
@@ -263,13 +264,14 @@ impl Inner {
         self: &Arc<Self>,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
+        trail: Option<Trail>,
     ) -> Result<(Arc<DataKey>, bool), KeyError> {
         let slot = (workspace.clone(), Wanted::Next(replaced));
         let made = Arc::new(AtomicBool::new(false));
         let mut started = false;
         let replace = |_| {
             started = true;
-            Arc::clone(self).replace(workspace.clone(), replaced, Arc::clone(&made))
+            Arc::clone(self).replace(workspace.clone(), replaced, trail, Arc::clone(&made))
         };
         let key = self.obtain(slot, Duration::ZERO, replace).await?;
         Ok((key, started && made.load(Ordering::Relaxed)))

@@ -38,7 +38,8 @@
 //! | `holder` | acquire_lease: for whom, as the caller tells it |
 //! | `trace_id` | W3C trace id, as the caller tells it |
 //!
-//! No field can hold a secret value: none has a type that could.
+//! No field has a type for secret values. Names, ids and actors are as callers
+//! tell them: whoever puts a value where a name belongs finds it here.
 //!
 //! A line whose call was told [`AuditUnavailable`] may still have been written,
 //! or be written later. After a failed write the stream may hold part of a

@@ -283,10 +283,12 @@ impl Secrets {
     /// against the same request id.
     pub(super) async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<(), Error> {
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
-        let quota = batch.quota;
+        let (quota, changes) = (batch.quota, !batch.bookkeeping);
         let committed = self.store.commit(workspace, batch).await;
         // Also if it is not known whether the commit was carried out.
-        self.matchers.forget(workspace);
+        if changes {
+            self.matchers.forget(workspace);
+        }
         match committed? {
             Commit::Done => Ok(()),
             Commit::Replayed(_) | Commit::Conflict(_) | Commit::NotEmpty => {

@@ -103,7 +103,11 @@ impl Change for DeleteSecret {
         let retention = self.retention(secrets, &stored);
         match retention {
             Some(retention) => {
-                operations.extend(keys::only_moving(value.as_ref(), active.as_ref()));
+                operations.extend(keys::only_moving(
+                    &stored.metadata,
+                    value.as_ref(),
+                    active.as_ref(),
+                ));
                 operations.extend(hidden(secrets, &stored, value, retention)?);
             }
             None => {

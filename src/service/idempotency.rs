@@ -46,20 +46,17 @@ impl<'a> Parts<'a> {
 
     /// A field that is newer than the call: absent, it leaves no trace, so that
     /// what was remembered before it came is still recognised.
-    pub(super) fn newer(self, field: &'a str, value: Option<&'a [u8]>) -> Self {
-        match value {
-            Some(value) => self.text(field).optional(Some(value)),
-            None => self,
+    pub(super) fn newer(mut self, field: &'a str, value: Option<impl Into<Cow<'a, [u8]>>>) -> Self {
+        if let Some(value) = value {
+            self = self.text(field);
+            self.0.push(value.into());
         }
+        self
     }
 
     /// Newer than the calls that have it.
-    pub(super) fn ttl(mut self, ttl: Option<Duration>) -> Self {
-        if let Some(ttl) = ttl {
-            self = self.text("ttl");
-            self.0.push(Cow::Owned(ttl.as_nanos().to_be_bytes().to_vec()));
-        }
-        self
+    pub(super) fn ttl(self, ttl: Option<Duration>) -> Self {
+        self.newer("ttl", ttl.map(|ttl| ttl.as_nanos().to_be_bytes().to_vec()))
     }
 
     pub(super) fn time(mut self, time: Option<Timestamp>) -> Self {
@@ -130,5 +127,66 @@ impl Secrets {
             Some((secret, revision)) => Changed::Stored(secret, revision),
             None => Changed::Deleted,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{CallerId, FencingToken, SecretName},
+        service::{Expiry, ExpiryChange, UpdateSecret},
+    };
+
+    fn update() -> UpdateSecret {
+        UpdateSecret {
+            workspace: WorkspaceId::parse("ws").unwrap(),
+            name: SecretName::parse("KEY").unwrap(),
+            value: None,
+            description: None,
+            expiry: ExpiryChange::Clear,
+            etag: None,
+            fencing_token: None,
+            allow_missing: false,
+            owner: None,
+            request_id: None,
+            validate_only: false,
+        }
+    }
+
+    /// So that a replica of the next version, beside this one or after it,
+    /// knows what was remembered.
+    #[test]
+    fn fields_that_came_later_leave_no_trace_where_they_are_absent() {
+        let id = CallerId::parse("spiffe://test/platform").unwrap();
+        let caller = Caller { id, actor: None, trace_id: None };
+        let print = |change: &UpdateSecret| change.parts(&caller).fingerprint(None);
+        let first = Parts::of("UpdateSecret", &caller, &WorkspaceId::parse("ws").unwrap())
+            .text("KEY")
+            .optional(None)
+            .optional(None)
+            .flag(true)
+            .time(None)
+            .optional(None)
+            .flag(false)
+            .owner(None)
+            .fingerprint(None);
+        assert!(print(&update()) == first);
+
+        let token = |number| FencingToken::parse(number).ok();
+        let ttl = |seconds| ExpiryChange::Set(Expiry::After(Duration::from_secs(seconds)));
+        let with =
+            |expiry, fencing_token| print(&UpdateSecret { expiry, fencing_token, ..update() });
+        let all = [
+            with(ExpiryChange::Clear, None),
+            with(ExpiryChange::Clear, token(1)),
+            with(ExpiryChange::Clear, token(2)),
+            with(ttl(1), None),
+            with(ttl(2), None),
+            with(ttl(1), token(1)),
+        ];
+        for (place, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(place + 1).all(|other| other != one), "{place}");
+        }
     }
 }

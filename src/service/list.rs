@@ -186,7 +186,7 @@ impl Secrets {
 }
 
 /// Where a secret stands in a listing: its name; behind it, if it is deleted,
-/// its uid after a slash. A slash is less than any character of a name.
+/// its uid after a slash. In byte order, as the keys of both kinds are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place(String);
 

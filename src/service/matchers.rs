@@ -259,7 +259,8 @@ impl Secrets {
     /// more. To be called every few seconds.
     pub async fn tidy(&self) {
         self.keyring.drop_idle();
-        self.rates.tidy();
+        self.redactions.tidy();
+        self.preparations.tidy();
         let mut reachable = true;
         for (workspace, revision) in self.matchers.drop_idle(self.clock.monotonic()) {
             // A store that does not answer is not asked again for each: what is

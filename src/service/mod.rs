@@ -93,8 +93,10 @@ pub struct Limits {
     pub rotation: Rotation,
     /// Entries kept in the trail of each workspace.
     pub max_audit_events: u64,
-    /// Calls of Redact and PrepareTemplate per workspace and minute.
+    /// Streams of Redact opened per workspace and minute.
     pub redactions_per_minute: NonZeroU32,
+    /// Calls of PrepareTemplate per workspace and minute.
+    pub preparations_per_minute: NonZeroU32,
 }
 
 impl Default for Limits {
@@ -107,6 +109,7 @@ impl Default for Limits {
             rotation: Rotation::default(),
             max_audit_events: 10_000,
             redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
+            preparations_per_minute: const { NonZeroU32::new(30).unwrap() },
         }
     }
 }
@@ -139,7 +142,8 @@ pub struct Secrets {
     policy: Arc<ArcSwap<Policy>>,
     environment: Environment,
     limits: Limits,
-    rates: Rates,
+    redactions: Rates,
+    preparations: Rates,
     matchers: Matchers,
     usage: UsageLog,
     /// Changes and streams under way. They go on when their caller hangs up;
@@ -193,8 +197,11 @@ impl SecretView {
     }
 
     /// With its usage. What was before its creation was of another secret of
-    /// this name.
+    /// this name. A deleted secret has none: it is of who has the name now.
     fn used(mut self, usage: Option<&Record>) -> Self {
+        if self.deletion.is_some() {
+            return self;
+        }
         let usage = usage::stored_usage(&self.metadata.name, usage, None);
         self.last_resolve_time = usage.last().filter(|time| *time >= self.metadata.create_time);
         self
@@ -248,7 +255,8 @@ impl Secrets {
     pub fn new(parts: Parts) -> Self {
         let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
         Self {
-            rates: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
+            redactions: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
+            preparations: Rates::new(limits.preparations_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
             usage: UsageLog::default(),
             changes: TaskTracker::new(),

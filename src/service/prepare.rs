@@ -152,7 +152,7 @@ impl Secrets {
         if !self.grants(caller, &workspace).manage_user() {
             return Err(Error::NotGranted);
         }
-        self.rates.count(&workspace)?;
+        self.preparations.count(&workspace)?;
         let wanted = Wanted { workspace: workspace.clone(), names: None, mask_short: false };
         let matcher = self.matcher(wanted).await?;
         let turn = self.matchers.turn().await?;

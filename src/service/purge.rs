@@ -47,7 +47,16 @@ impl Secrets {
         loop {
             let (workspaces, next) = self.store.workspaces(cursor.as_ref()).await?;
             for workspace in workspaces {
-                self.purge_due(&workspace).await?;
+                match self.purge_due(&workspace).await {
+                    Ok(_) => {}
+                    Err(error @ (Error::StoreUnavailable(_) | Error::StoreFull)) => {
+                        return Err(error);
+                    }
+                    // One that is broken must not keep what is due in all others.
+                    Err(error) => {
+                        tracing::error!(%workspace, %error, "deleted secrets are not purged");
+                    }
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             if next.is_none() {

@@ -15,8 +15,8 @@ use crate::domain::{Clock, WorkspaceId};
 type Limiter =
     RateLimiter<WorkspaceId, HashMapStateStore<WorkspaceId>, Monotonic, NoOpMiddleware<Duration>>;
 
-/// Bounds calls of Redact and PrepareTemplate per workspace and minute, on this
-/// replica. Unused calls do not add up to more than one minute's.
+/// Bounds calls of one kind per workspace and minute, on this replica. Unused
+/// calls do not add up to more than one minute's.
 pub(super) struct Rates {
     limiter: Limiter,
     clock: Monotonic,

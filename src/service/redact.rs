@@ -87,7 +87,7 @@ impl Secrets {
         if !self.grants(caller, workspace).resolve() {
             return Err(Error::NotGranted);
         }
-        self.rates.count(workspace)?;
+        self.redactions.count(workspace)?;
         let (workspace, names) = (workspace.clone(), names.clone());
         self.matcher(Wanted { workspace, names, mask_short: *mask_short }).await
     }

@@ -93,6 +93,10 @@ impl Secrets {
                 last = Some(key);
             }
             if exhausted {
+                if entries.is_empty() {
+                    // Nothing is there: perhaps because it was destroyed.
+                    let [] = self.read(workspace, []).await?;
+                }
                 return Ok(AuditPage { entries, next_page_token: String::new() });
             }
             limit = STEP;
@@ -140,6 +144,22 @@ impl Secrets {
             request_id: None,
             trace_id: String::new(),
         }
+    }
+
+    /// The entry of what was done to the workspace's keys, for its batch.
+    pub(super) fn keys_trail(&self, caller: &Caller, action: Action) -> Option<Trail> {
+        self.trail_entry(TrailEntry {
+            time: self.clock.now(),
+            action: action.as_str().to_owned(),
+            caller: caller.id.to_string(),
+            actor: caller.actor.as_ref().map_or_else(String::new, ToString::to_string),
+            name: None,
+            uid: None,
+            version: 0,
+            restored_version: 0,
+            request_id: None,
+            trace_id: caller.trace_id.as_ref().map_or_else(String::new, ToString::to_string),
+        })
     }
 
     /// An entry for a batch, unless no trail is kept.

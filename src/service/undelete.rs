@@ -143,7 +143,7 @@ impl Change for UndeleteSecret {
         let operation = |key, expect, write| Operation { key, expect, write };
         let gone = Some(Expect::Revision(deleted.revision));
         let active = snapshot.active.as_ref();
-        let mut operations = keys::only_moving(Some(&sealed), active);
+        let mut operations = keys::only_moving(old, Some(&sealed), active);
         let unmoved = keys::unmoved(Some(&sealed));
         operations.extend([
             put_metadata(&metadata, revision, Expect::Absent),

@@ -111,6 +111,7 @@ impl Change for UpdateSecret {
     }
 
     fn parts<'a>(&'a self, caller: &'a Caller) -> Parts<'a> {
+        let token = self.fencing_token.map(|token| token.as_u64().to_be_bytes().to_vec());
         Parts::of("UpdateSecret", caller, &self.workspace)
             .text(self.name.as_str())
             .optional(self.value.as_ref().map(|value| value.expose().as_bytes()))
@@ -120,8 +121,8 @@ impl Change for UpdateSecret {
             .optional(self.etag.as_ref().map(|etag| etag.as_str().as_bytes()))
             .flag(self.allow_missing)
             .owner(self.owner.as_ref())
-            .number(self.fencing_token.map_or(0, FencingToken::as_u64))
             .ttl(Expiry::after(self.expiry.set()))
+            .newer("fencing_token", token)
     }
 
     fn needs_value(&self) -> bool {

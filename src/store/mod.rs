@@ -89,6 +89,12 @@ impl Key {
         Self(format!("p/{id}"))
     }
 
+    /// Mark that earlier versions are told of elsewhere: their secret was deleted
+    /// or brought back.
+    pub fn retold() -> Self {
+        Self("p/retold".to_owned())
+    }
+
     /// The lease on the refresh of a secret.
     pub fn lease(name: &SecretName) -> Self {
         Self(format!("{}{name}", Self::LEASE))

@@ -144,8 +144,8 @@ impl Stage {
         let otlp = OtlpSink::start().await;
         let mut stage =
             Self { platform, otlp, told: Told::default(), monitors, replicas: Vec::new() };
-        stage.replica(&["--log-format", "json"]).await;
-        stage.replica(&["--log-format", "text"]).await;
+        stage.replica(&["--log-format", "json", "--max-preparations-per-minute", "600"]).await;
+        stage.replica(&["--log-format", "text", "--max-preparations-per-minute", "600"]).await;
         stage
     }
 

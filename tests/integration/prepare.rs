@@ -169,7 +169,7 @@ async fn a_changed_value_is_what_is_looked_for_on_every_replica() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_platform_prepares_and_not_without_end() {
-    let (platform, replica, mut people) = stage(&["--max-redactions-per-minute", "3"]).await;
+    let (platform, replica, mut people) = stage(&["--max-preparations-per-minute", "3"]).await;
     let request = || prepare(WS, "{}");
     for caller in ["executor", "operator", "sheets", "stranger"] {
         let mut client = platform.client(&replica, caller).await;

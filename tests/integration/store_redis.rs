@@ -170,6 +170,20 @@ async fn foreign_types_are_malformed_and_nothing_is_written() {
     }
 }
 
+/// The revision is counted at the end of a commit, when it is too late to fail.
+#[tokio::test]
+async fn a_revision_that_cannot_be_counted_on_is_malformed_and_nothing_is_written() {
+    for value in ["x", "", "1e5", "0x10", " 7", "007", "7.0", "-7", "9007199254740991"] {
+        let (store, server) = fresh().await;
+        server.cli(&["SET", "workflow-secrets:{w}:revision", value]);
+        let before = server.digest();
+        let change = batch([put(meta("A"), None, rec(1, b"x"))]);
+        let failed = store.commit(&ws("w"), change).await.map(|commit| word(&commit));
+        assert!(matches!(failed, Err(StoreError::Malformed(_))), "{value}: {failed:?}");
+        assert_eq!(server.digest(), before, "{value}");
+    }
+}
+
 #[tokio::test]
 async fn damaged_records_are_malformed() {
     let (store, server) = fresh().await;

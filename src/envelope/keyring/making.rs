@@ -11,7 +11,7 @@ use crate::{
     domain::{DataKeyId, Revision, WorkspaceId, WrappedDataKey},
     kms::KmsError,
     store::{
-        Batch, Commit, Expect, Key, Operation, Record, StoreError, Write,
+        Batch, Commit, Expect, Key, Operation, Record, StoreError, Trail, Write,
         codec::{self, StoredKey},
     },
 };
@@ -31,9 +31,10 @@ impl Inner {
         self: Arc<Self>,
         workspace: WorkspaceId,
         replaced: DataKeyId,
+        trail: Option<Trail>,
         made: Arc<AtomicBool>,
     ) -> Outcome {
-        let stored = self.store_next(&workspace, replaced, &made).await;
+        let stored = self.store_next(&workspace, replaced, trail, &made).await;
         self.proven((workspace, Wanted::Next(replaced)), stored).await
     }
 
@@ -91,6 +92,7 @@ impl Inner {
         &self,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
+        trail: Option<Trail>,
         made: &AtomicBool,
     ) -> Result<WrappedDataKey, KeyError> {
         let (old, revision) = self.active(workspace).await?;
@@ -113,7 +115,7 @@ impl Inner {
             put(Key::active_data_key(), here, revision.next(), &new),
             put(Key::data_key(replaced), None, Revision::initial(), &old),
         ];
-        let batch = Batch { operations, ..Batch::default() };
+        let batch = Batch { operations, trail, ..Batch::default() };
         match self.store.commit(workspace, batch).await? {
             Commit::Done => made.store(true, Ordering::Relaxed),
             Commit::Conflict(_) => {

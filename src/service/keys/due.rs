@@ -37,7 +37,7 @@ impl Secrets {
         }
         let (secrets, caller, workspace) = (Arc::clone(self), caller.clone(), workspace.clone());
         self.changes.spawn(async move {
-            let outcome = secrets.rotate_due(&workspace, &active, old).await;
+            let outcome = secrets.rotate_due(&caller, &workspace, &active, old).await;
             match outcome {
                 Ok(false) => {}
                 Ok(true) => {
@@ -64,6 +64,7 @@ impl Secrets {
     /// Whether it did.
     async fn rotate_due(
         &self,
+        caller: &Caller,
         workspace: &WorkspaceId,
         active: &ActiveKey,
         old: bool,
@@ -75,7 +76,7 @@ impl Secrets {
         if !old && !self.served_long(workspace, now).await? {
             return Ok(false);
         }
-        self.next_data_key(workspace, active.wrapped.id).await
+        self.next_data_key(caller, workspace, active.wrapped.id).await
     }
 
     /// Whether the key has served for as many changes as it may. Of the first

@@ -1,7 +1,7 @@
 //! Sealed values that are put elsewhere as they are.
 
 use crate::{
-    domain::{DataKeyId, Revision},
+    domain::{DataKeyId, Revision, SecretMetadata},
     envelope::SealedRecord,
     service::ActiveKey,
     store::{Expect, Key, Operation, Record, Write},
@@ -17,15 +17,20 @@ use crate::{
 pub(in crate::service) fn moving(value: Option<&Record>, active: DataKeyId) -> Option<Operation> {
     let sealed = SealedRecord::parse(value?.bytes.clone()).ok()?;
     let id = sealed.data_key_id();
+    (id != active).then(|| put_mark(Key::moved(id)))
+}
+
+fn put_mark(key: Key) -> Operation {
     // Any other revision than before will do.
     let mark = Record { revision: Revision::initial(), bytes: vec![] };
-    let put = Operation { key: Key::moved(id), expect: None, write: Write::Put(mark) };
-    (id != active).then_some(put)
+    Operation { key, expect: None, write: Write::Put(mark) }
 }
 
 /// The same with the check of the active key, for a commit that seals nothing
-/// itself.
+/// itself but deletes a secret or brings it back. Its earlier versions stay where
+/// they are; what tells of them does not, and leaves a mark too.
 pub(in crate::service) fn only_moving(
+    secret: &SecretMetadata,
     value: Option<&Record>,
     active: Option<&ActiveKey>,
 ) -> Vec<Operation> {
@@ -36,7 +41,8 @@ pub(in crate::service) fn only_moving(
         expect: Some(Expect::Revision(active.revision)),
         write: Write::Nothing,
     };
-    [unchanged].into_iter().chain(moving(value, active.wrapped.id)).collect()
+    let retold = (!secret.earlier.is_empty()).then(|| put_mark(Key::retold()));
+    [unchanged].into_iter().chain(moving(value, active.wrapped.id)).chain(retold).collect()
 }
 
 /// The value still lies there as it was read: it was not sealed anew meanwhile.

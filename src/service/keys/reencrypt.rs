@@ -15,8 +15,10 @@
 //!   once another key is active than the one that sealed it.
 //! - A commit that puts a sealed value elsewhere as it is demands that it still
 //!   lies where it was read, and also writes the mark of its retired key, see
-//!   [`super::moving`]. A key is destroyed only if its record and its mark are as
-//!   they were before the pass that found no value of it.
+//!   [`super::moving`]. One that deletes a secret with earlier versions, or brings
+//!   it back, writes a mark of its own: a pass may come too late for the one place
+//!   and too early for the other. A key is destroyed only if its record and both
+//!   marks are as they were before the pass that found no value of it.
 
 mod pass;
 
@@ -106,7 +108,8 @@ impl Secrets {
     ) -> Result<Steps<Reencrypted>, Error> {
         let authorized = authorize(&self.grants(caller, &request.workspace));
         let what = (Action::Reencrypt, Some(request.workspace.clone()));
-        let work = |secrets, progress| reencrypt(secrets, progress, request);
+        let who = caller.clone();
+        let work = |secrets, progress| reencrypt(secrets, progress, request, who);
         self.job(caller, what, authorized, work).await
     }
 
@@ -120,27 +123,38 @@ impl Secrets {
                 retired.push((stored, record.revision));
             }
         }
-        let marks = retired.iter().map(|(stored, _)| Key::moved(stored.wrapped.id)).collect();
-        let marks = self.read_all(workspace, marks).await?.into_iter();
+        let marks = retired.iter().map(|(stored, _)| Key::moved(stored.wrapped.id));
+        let marks = [Key::retold()].into_iter().chain(marks).collect();
+        let mut marks = self.read_all(workspace, marks).await?.into_iter();
         let mark = |mark: Option<Record>| {
             mark.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision))
         };
+        let retold = mark(marks.next().flatten());
         let all = retired.into_iter().zip(marks);
         let all = all.map(|((stored, revision), found)| Retired {
             stored,
             record: Expect::Revision(revision),
             mark: mark(found),
+            retold,
         });
         Ok(all.collect())
     }
 
-    /// Destroys a retired key if its record and its mark are still as they were.
-    async fn destroy_key(&self, workspace: &WorkspaceId, key: &Retired) -> Result<(), Error> {
+    /// Destroys a retired key if its record and the marks are still as they were.
+    async fn destroy_key(
+        &self,
+        caller: &Caller,
+        workspace: &WorkspaceId,
+        key: &Retired,
+    ) -> Result<(), Error> {
         let id = key.stored.wrapped.id;
         let delete = |key, expect| Operation { key, expect: Some(expect), write: Write::Delete };
+        let retold =
+            Operation { key: Key::retold(), expect: Some(key.retold), write: Write::Nothing };
         let operations =
-            vec![delete(Key::data_key(id), key.record), delete(Key::moved(id), key.mark)];
-        self.commit(workspace, Batch { operations, ..Batch::default() }).await?;
+            vec![delete(Key::data_key(id), key.record), delete(Key::moved(id), key.mark), retold];
+        let trail = self.keys_trail(caller, Action::Reencrypt);
+        self.commit(workspace, Batch { operations, trail, ..Batch::default() }).await?;
         // The other keys are unwrapped again when they are needed.
         self.keyring.evict(workspace);
         Ok(())
@@ -154,12 +168,15 @@ struct Retired {
     record: Expect,
     /// The same of its mark.
     mark: Expect,
+    /// The same of the mark of secrets that were deleted or brought back.
+    retold: Expect,
 }
 
 async fn reencrypt(
     secrets: Arc<Secrets>,
     progress: Progress<Reencrypted>,
     request: ReencryptWorkspace,
+    caller: Caller,
 ) -> Result<Reencrypted, Error> {
     let workspace = &request.workspace;
     let mut report = Reencrypted::default();
@@ -183,7 +200,7 @@ async fn reencrypt(
                 Some(until) if now < until && !request.forget_requests => {
                     KeyFate::Remembered(until)
                 }
-                _ => match secrets.destroy_key(workspace, key).await {
+                _ => match secrets.destroy_key(&caller, workspace, key).await {
                     Ok(()) => KeyFate::Destroyed,
                     Err(Error::ConcurrentUpdate) => continue 'passes,
                     Err(error) => return Err(error),

@@ -86,7 +86,8 @@ impl Secrets {
             _ => Ok(()),
         });
         let what = (Action::RewrapDataKeys, request.workspace.clone());
-        let work = |secrets, progress| rewrap(secrets, progress, request.workspace);
+        let who = caller.clone();
+        let work = |secrets, progress| rewrap(secrets, progress, request.workspace, who);
         self.job(caller, what, authorized, work).await
     }
 
@@ -94,6 +95,7 @@ impl Secrets {
     /// news.
     async fn rewrap_one(
         &self,
+        caller: &Caller,
         workspace: &WorkspaceId,
         key: &Key,
         target: &str,
@@ -117,7 +119,8 @@ impl Secrets {
                 expect: Some(Expect::Revision(record.revision)),
                 write: Write::Put(Record { revision, bytes }),
             };
-            let batch = Batch { operations: vec![operation], ..Batch::default() };
+            let trail = self.keys_trail(caller, Action::RewrapDataKeys);
+            let batch = Batch { operations: vec![operation], trail, ..Batch::default() };
             match self.commit(workspace, batch).await {
                 Ok(()) => return Ok(Some((anew, true))),
                 Err(Error::ConcurrentUpdate) => {}
@@ -133,6 +136,7 @@ async fn rewrap(
     secrets: Arc<Secrets>,
     progress: Progress<Rewrapped>,
     only: Option<WorkspaceId>,
+    caller: Caller,
 ) -> Result<Rewrapped, Error> {
     let mut report = Rewrapped::default();
     loop {
@@ -143,14 +147,15 @@ async fn rewrap(
             ..Rewrapped::default()
         };
         let before = report.rewrapped;
-        let mut cursor = None;
+        let (mut settled, mut cursor) = (true, None);
         loop {
             let (page, next) = match &only {
                 Some(workspace) => (vec![workspace.clone()], None),
                 None => secrets.store.workspaces(cursor.as_ref()).await?,
             };
             for workspace in page {
-                rewrap_workspace(&secrets, &progress, &workspace, &mut report).await?;
+                settled &=
+                    rewrap_workspace(&secrets, &caller, &progress, &workspace, &mut report).await?;
                 report.workspaces += 1;
                 progress.tell(report.clone())?;
             }
@@ -160,26 +165,28 @@ async fn rewrap(
             }
         }
         // What was made or moved behind the back of a pass is found by the next.
-        if report.rewrapped == before {
+        if settled && report.rewrapped == before {
             report.done = true;
             return Ok(report);
         }
     }
 }
 
+/// Whether all keys were looked at: a rotation moves one behind those that were.
 async fn rewrap_workspace(
     secrets: &Secrets,
+    caller: &Caller,
     progress: &Progress<Rewrapped>,
     workspace: &WorkspaceId,
     report: &mut Rewrapped,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     // Also in a workspace that is over the limit.
     let keys = secrets.store.keys(workspace, Key::DATA_KEY, usize::MAX).await?;
-    for key in keys {
-        match secrets.rewrap_one(workspace, &key, &report.kms_key).await {
+    for key in &keys {
+        match secrets.rewrap_one(caller, workspace, key, &report.kms_key).await {
             Ok(None) => {}
             // Destroyed meanwhile.
-            Err(Error::WorkspaceShredded) => return Ok(()),
+            Err(Error::WorkspaceShredded) => return Ok(true),
             Ok(Some((stored, anew))) => {
                 report.rewrapped += u64::from(anew);
                 report.unchanged += u64::from(!anew);
@@ -206,5 +213,5 @@ async fn rewrap_workspace(
         }
         progress.tell(report.clone())?;
     }
-    Ok(())
+    Ok(secrets.store.keys(workspace, Key::DATA_KEY, usize::MAX).await? == keys)
 }

@@ -51,7 +51,7 @@ impl Secrets {
             return Err(if left.is_empty() { Error::NoDataKey } else { Error::DataKeyMissing });
         };
         if data_key.is_none_or(|wanted| wanted == active.wrapped.id) {
-            self.next_data_key(workspace, active.wrapped.id).await?;
+            self.next_data_key(caller, workspace, active.wrapped.id).await?;
         }
         self.stored_keys(workspace).await
     }
@@ -60,6 +60,7 @@ impl Secrets {
     /// in trouble. Of calls at once one does it; it is told so.
     pub(super) async fn next_data_key(
         &self,
+        caller: &Caller,
         workspace: &WorkspaceId,
         replaced: DataKeyId,
     ) -> Result<bool, Error> {
@@ -68,7 +69,8 @@ impl Secrets {
             return Err(Error::TooManyDataKeys);
         }
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
-        let (_, started) = self.keyring.rotate(workspace, replaced).await?;
+        let trail = self.keys_trail(caller, Action::RotateDataKey);
+        let (_, started) = self.keyring.rotate(workspace, replaced, trail).await?;
         Ok(started)
     }
 }

@@ -17,8 +17,8 @@ impl Lua {
 ///
 /// A script that raises an error keeps what it has written so far. So every
 /// check comes first, and each way in which a later write could still fail is
-/// one of them: wrong types raise in HLEN, ZCARD and GET, what is no number is
-/// told; missing ACL rights
+/// one of them: wrong types raise in HLEN, ZCARD and GET, what is no number that
+/// INCR takes and a double tells exactly is told; missing ACL rights
 /// are asked for; a read-only replica, a failing disk, too few replicas and
 /// full memory fail the first write of a script and no later one. Full memory
 /// fails only writes that take memory, so puts come first, and a batch of
@@ -74,11 +74,11 @@ end
 
 local count = redis.call('HLEN', records)
 redis.call('ZCARD', index)
-local number = tonumber(redis.call('GET', revision) or ARGV[6])
-if not number then
+local number = redis.call('GET', revision) or ARGV[6]
+if not (string.match(number, '^[1-9]%d*$') and tonumber(number) < 9007199254740991) then
   return {'malformed'}
 end
-number = number + 1
+number = tonumber(number) + 1
 if ARGV[1] == '1' and count > 0 then
   return {'not_empty'}
 end

@@ -30,7 +30,9 @@ pub(super) const WS: &str = "documents";
 const ALL: [bool; 4] = [true; 4];
 
 pub(super) async fn provoke(stage: &mut Stage) {
-    stage.replica(&["--max-redactions-per-minute", "1"]).await;
+    stage
+        .replica(&["--max-redactions-per-minute", "1", "--max-preparations-per-minute", "1"])
+        .await;
     let mut people = stage.client("platform").await;
     for (i, canary) in CANARIES.into_iter().enumerate() {
         let mut request = create(WS, &format!("KEY_{i}"), canary);
@@ -329,13 +331,15 @@ async fn rights(stage: &mut Stage, canary: &str) {
     calls().refused(&mut stage.told, clients, ALL, Unauthenticated, "UNAUTHENTICATED").await;
 }
 
-/// On the replica where only one call a minute is allowed.
+/// On the replica where only one call of each kind a minute is allowed.
 async fn rates(stage: &mut Stage, canary: &str) {
     let replica = stage.replicas.last().unwrap();
     let mut people = stage.platform.client(replica, "platform").await;
     let mut reader = stage.platform.client(replica, "executor").await;
-    // The first, whichever canary it is, passes.
+    // The first of each, whichever canary it is, passes.
     let _ = stage.told.keep(people.prepare_template(prepare(WS, &document(canary))).await);
+    let requests = [opening(open(WS, &[])), chunk(canary.as_bytes())];
+    let _ = redacted(&mut reader, requests).await;
     let which = [false, false, true, true];
     let calls = Calls::new(WS, &document(canary), canary);
     let clients = [&mut people, &mut reader];

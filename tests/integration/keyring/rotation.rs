@@ -19,7 +19,7 @@ async fn the_new_key_is_proven_before_it_takes_the_place_and_the_old_one_stays()
     let (ws, keyring) = (workspace(1), bench.keyring());
     let old = bench.stored_key(&ws).await;
     let sealing = keyring.for_seal(&ws, Some(&old)).await.unwrap_or_else(|e| panic!("{e}"));
-    let (new, done) = keyring.rotate(&ws, old.id).await.unwrap_or_else(|e| panic!("{e}"));
+    let (new, done) = keyring.rotate(&ws, old.id, None).await.unwrap_or_else(|e| panic!("{e}"));
     assert!(done);
     assert_ne!(new.id(), old.id);
     let active = bench.active(&ws).expect("stored");
@@ -37,7 +37,7 @@ async fn the_new_key_is_proven_before_it_takes_the_place_and_the_old_one_stays()
         assert_eq!(there.fingerprint(&[b"x"]), here.fingerprint(&[b"x"]));
     }
     // Named once more, it is no longer the active one.
-    let (again, _) = keyring.rotate(&ws, old.id).await.unwrap_or_else(|e| panic!("{e}"));
+    let (again, _) = keyring.rotate(&ws, old.id, None).await.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(again.id(), new.id());
     assert_eq!(bench.store.records(&ws).len(), 2);
 }
@@ -54,7 +54,7 @@ async fn replicas_that_rotate_at_once_end_with_the_same_key() {
             let keyring = keyrings[call % 2].clone();
             let id = old.id;
             tokio::spawn(async move {
-                keyring.rotate(&workspace(1), id).await.map(|(key, done)| (key.id(), done))
+                keyring.rotate(&workspace(1), id, None).await.map(|(key, done)| (key.id(), done))
             })
         })
         .collect();
@@ -78,7 +78,7 @@ async fn a_kms_that_fails_leaves_the_active_key_in_its_place() {
     let old = bench.stored_key(&ws).await;
     bench.kms.fail(Some(THROTTLED));
     for _ in 0..3 {
-        let failed = keyring.rotate(&ws, old.id).await.map(|(key, _)| key);
+        let failed = keyring.rotate(&ws, old.id, None).await.map(|(key, _)| key);
         assert_eq!(error(failed), Some(KeyError::Kms(THROTTLED)));
     }
     assert_eq!(bench.kms.generates(), 2, "asked once in a while");
@@ -87,12 +87,12 @@ async fn a_kms_that_fails_leaves_the_active_key_in_its_place() {
     bench.clock.advance(3 * super::SECOND);
     // Made, but does not unwrap.
     bench.kms.fail_decrypts(Some(THROTTLED));
-    let failed = keyring.rotate(&ws, old.id).await.map(|(key, _)| key);
+    let failed = keyring.rotate(&ws, old.id, None).await.map(|(key, _)| key);
     assert_eq!(error(failed), Some(KeyError::Kms(THROTTLED)));
     assert!(bench.active(&ws) == Some(old.clone()) && bench.store.records(&ws).len() == 1);
     bench.kms.fail_decrypts(None);
     bench.clock.advance(3 * super::SECOND);
-    assert_eq!(error(keyring.rotate(&ws, old.id).await.map(|(key, _)| key)), None);
+    assert_eq!(error(keyring.rotate(&ws, old.id, None).await.map(|(key, _)| key)), None);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_missing_key_has_no_successor() {
     bench.store.set(&ws, Key::active_data_key(), None);
     let before = bench.kms.generates();
     assert_eq!(
-        error(keyring.rotate(&ws, old.id).await.map(|(key, _)| key)),
+        error(keyring.rotate(&ws, old.id, None).await.map(|(key, _)| key)),
         Some(KeyError::Missing)
     );
     assert_eq!((bench.kms.generates(), bench.store.records(&ws).len()), (before, 0));
@@ -161,7 +161,7 @@ async fn no_key_is_made_or_found_where_a_workspace_was_destroyed() {
     let shredded = Some(KeyError::Shredded);
     assert_eq!(error(keyring.for_seal(&ws, None).await), shredded);
     assert_eq!(error(keyring.for_open(&ws, old.id, None).await), shredded);
-    assert_eq!(error(keyring.rotate(&ws, old.id).await.map(|(key, _)| key)), shredded);
+    assert_eq!(error(keyring.rotate(&ws, old.id, None).await.map(|(key, _)| key)), shredded);
     assert_eq!(bench.kms.generates(), before);
     assert_eq!(bench.store.records(&ws).len(), 1);
 }
@@ -181,7 +181,7 @@ async fn a_key_under_way_does_not_bring_a_workspace_back() {
     let next = {
         let keyring = keyring.clone();
         tokio::spawn(async move {
-            error(keyring.rotate(&workspace(2), old.id).await.map(|(key, _)| key))
+            error(keyring.rotate(&workspace(2), old.id, None).await.map(|(key, _)| key))
         })
     };
     settle().await;

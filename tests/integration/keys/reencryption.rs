@@ -204,6 +204,28 @@ async fn a_value_moved_as_it_is_leaves_the_mark_of_its_key() {
     }
 }
 
+/// The earlier versions of a secret that goes to and fro may be seen by no look.
+#[tokio::test]
+async fn a_secret_with_versions_that_goes_or_comes_back_leaves_a_mark() {
+    for (store, _keep) in engines().await {
+        let rig = Rig::new(store);
+        let mark = async || rig.store.read(&ws(), &[Key::retold()]).await.unwrap().remove(0);
+        create(&rig.secrets, "PLAIN", "value").await.unwrap();
+        create(&rig.secrets, "KEY", "first").await.unwrap();
+        rig.rotate().await;
+        update(&rig.secrets, "KEY", "second").await.unwrap();
+        delete(&rig.secrets, "PLAIN").await;
+        assert!(mark().await.is_none());
+        delete(&rig.secrets, "KEY").await;
+        let gone = mark().await.unwrap();
+        undelete(&rig.secrets, "KEY").await;
+        assert!(mark().await.unwrap() != gone);
+        let report = reencrypt(&rig.secrets, true).await.unwrap();
+        assert_eq!(report.keys[0].1, KeyFate::Destroyed);
+        assert_eq!(read(&rig.secrets, "KEY", Some(1)).await.as_deref(), Ok("first"));
+    }
+}
+
 /// A value is moved, it seems, between each look and the end of its key.
 #[tokio::test]
 async fn a_key_that_was_marked_since_the_look_is_looked_for_again() {

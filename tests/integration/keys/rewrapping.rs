@@ -1,12 +1,14 @@
 //! RewrapDataKeys.
 
+use std::time::Duration;
+
 use tonic::Code;
 use workflow_secrets::{
     domain::WorkspaceId,
     grpc::proto::{RewrapDataKeysRequest, RewrapDataKeysResponse, RotateDataKeyRequest},
     kms::KmsError,
     service::{Error, RewrapDataKeys},
-    store::Key,
+    store::{Batch, Commit, Key, Operation, Record, Write},
 };
 
 use super::{Rig, engines, last, rewrap};
@@ -173,4 +175,46 @@ async fn what_does_not_unwrap_to_the_same_key_takes_no_place() {
         let refused = rig.secrets.rewrap_data_keys(&caller(), other).await.err();
         assert!(matches!(refused, Some(Error::Invalid(_))), "{refused:?}");
     }
+}
+
+/// What a rotation does while the only key of a workspace is wrapped anew.
+#[tokio::test]
+async fn a_key_that_is_retired_meanwhile_is_not_passed_over() {
+    for (store, _keep) in engines().await {
+        let rig = Rig::new(store);
+        super::create(&rig.secrets, "KEY", "value").await.unwrap();
+        let active = Key::active_data_key();
+        let first =
+            rig.store.read(&super::ws(), std::slice::from_ref(&active)).await.unwrap().remove(0);
+        rig.kms.rename("new");
+        let old = rig.rotate().await.keys.remove(1);
+        let retired = Key::data_key(old.wrapped.id);
+        let keys = [active.clone(), retired.clone()];
+        let after = rig.store.read(&super::ws(), &keys).await.unwrap();
+        put(&rig, &active, first).await;
+        put(&rig, &retired, None).await;
+
+        let before = rig.kms.decrypts();
+        rig.kms.hold(true);
+        let secrets = rig.secrets.clone();
+        let rewrapping = tokio::spawn(async move { rewrap(&secrets).await });
+        while rig.kms.decrypts() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for (key, record) in keys.iter().zip(after) {
+            put(&rig, key, record).await;
+        }
+        rig.kms.hold(false);
+        let report = rewrapping.await.unwrap().unwrap();
+        assert_eq!((report.rewrapped, report.unchanged, report.failed), (1, 2, 0));
+        let keys = rig.keys().await.keys;
+        assert!(keys.iter().all(|key| key.wrapped.kms_key_id == "new"));
+    }
+}
+
+async fn put(rig: &Rig, key: &Key, record: Option<Record>) {
+    let write = record.map_or(Write::Delete, Write::Put);
+    let operations = vec![Operation { key: key.clone(), expect: None, write }];
+    let batch = Batch { operations, ..Batch::default() };
+    assert!(rig.store.commit(&super::ws(), batch).await.unwrap() == Commit::Done);
 }

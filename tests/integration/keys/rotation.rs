@@ -2,7 +2,8 @@
 
 use tonic::Code;
 use workflow_secrets::grpc::proto::{
-    DataKeyState, DescribeWorkspaceKeysRequest, RotateDataKeyRequest, WorkspaceKeys,
+    DataKeyState, DescribeWorkspaceKeysRequest, ListAuditEventsRequest, RotateDataKeyRequest,
+    WorkspaceKeys,
 };
 
 use crate::support::platform::{
@@ -53,6 +54,11 @@ async fn new_writes_get_the_new_key_on_every_replica_and_all_stays_readable() {
     assert_eq!(old.data_key_id, key.data_key_id);
     assert!(old.retire_time.is_some() && new.create_time != old.create_time);
     assert_eq!(described(&mut operator).await, rotated);
+    let trail = ListAuditEventsRequest { workspace: "ws".to_owned(), ..Default::default() };
+    let events = writers[1].list_audit_events(trail).await.unwrap().into_inner().events;
+    let told: Vec<_> = events.iter().map(|one| (&*one.action, &*one.caller, &*one.name)).collect();
+    assert_eq!(told[0], ("rotate_data_key", "spiffe://test/operator", ""));
+    assert_eq!((told.len(), told[1].0), (3, "create"));
 
     // Both replicas seal with the new key at once; the data in Redis tells.
     for (number, writer) in writers.iter_mut().enumerate() {

@@ -7,8 +7,8 @@ use tonic::{Code, Status};
 use workflow_secrets::{
     domain::{Plaintext, SecretName, WorkspaceId},
     grpc::proto::{
-        DescribeWorkspaceKeysRequest, RotateDataKeyRequest, ShredWorkspaceRequest,
-        ShredWorkspaceResponse,
+        DescribeWorkspaceKeysRequest, ListAuditEventsRequest, ListSecretUsageRequest,
+        RotateDataKeyRequest, ShredWorkspaceRequest, ShredWorkspaceResponse, UndeleteSecretRequest,
     },
     service::{CreateSecret, Secrets, ShredWorkspace, audit::AuditSink},
 };
@@ -54,6 +54,13 @@ async fn assert_gone(platform: &Client, executor: &Client, operator: &KeyClient)
     gone(platform.delete_secret(delete("ws", "KEY")).await.err());
     gone(platform.get_secret(get("ws", "KEY")).await.err());
     gone(platform.list_secrets(list("ws")).await.err());
+    let (workspace, name) = ("ws".to_owned(), "KEY".to_owned());
+    let request = UndeleteSecretRequest { workspace, name, ..Default::default() };
+    gone(platform.undelete_secret(request).await.err());
+    let request = ListAuditEventsRequest { workspace: "ws".into(), ..Default::default() };
+    gone(platform.list_audit_events(request).await.err());
+    let request = ListSecretUsageRequest { workspace: "ws".into(), ..Default::default() };
+    gone(platform.list_secret_usage(request).await.err());
     let request = RotateDataKeyRequest { workspace: "ws".into(), ..Default::default() };
     gone(operator.rotate_data_key(request).await.err());
     let request = DescribeWorkspaceKeysRequest { workspace: "ws".into() };

@@ -408,6 +408,22 @@ async fn what_is_due_is_purged_whoever_is_left() {
     }
 }
 
+/// Redis tells workspaces in no order: some of these come before the other.
+#[tokio::test]
+async fn broken_workspaces_do_not_keep_others_from_being_purged() {
+    let stage = Stage::set(true, &["--deleted-retention", "1s"]).await;
+    let mut client = stage.client("platform").await;
+    client.create_secret(create(WS, "KEY", "value")).await.unwrap();
+    for number in 0..20 {
+        let workspace = format!("broken-{number}");
+        client.create_secret(create(&workspace, "KEY", "value")).await.unwrap();
+        let index = format!("workflow-secrets:{{{workspace}}}:index");
+        stage.platform.redis.cli(&["SET", &index, "x"]);
+    }
+    client.delete_secret(delete(WS, "KEY")).await.unwrap();
+    until(|| stage.keys("h/").unwrap().is_empty()).await;
+}
+
 /// Whatever is torn apart by kill -9, each secret is there or deleted, whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_is_never_half_deleted() {

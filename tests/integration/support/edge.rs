@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -107,7 +108,12 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
         audit: AuditLog::start(sink, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
         environment,
-        limits: Limits { max_secrets_per_workspace: 10, ..Limits::default() },
+        limits: Limits {
+            max_secrets_per_workspace: 10,
+            // Random cases make many calls.
+            preparations_per_minute: NonZeroU32::MAX,
+            ..Limits::default()
+        },
     })
 }
 

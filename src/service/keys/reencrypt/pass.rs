@@ -192,8 +192,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// What lies at a place now; `None` if that is something else by now, which
-    /// is looked at in the next pass.
+    /// What lies at a place now; `None` if that is something else by now. Whoever
+    /// put it there sealed it with the active key or left a mark: to look again
+    /// for its sake would be to run after busy writers without end.
     fn found(
         &mut self,
         place: Place,
@@ -210,10 +211,7 @@ impl<'a> Pass<'a> {
             let earlier = metadata.earlier_version(place.version).filter(|_| here);
             earlier.map(|earlier| earlier.value_revision)
         });
-        let (Some(stored), Some(revision)) = (stored, revision) else {
-            self.unsettled = true;
-            return None;
-        };
+        let (stored, revision) = (stored?, revision?);
         let Some(value) = value else {
             let absent = Error::RecordCorrupt("sealed value absent");
             self.fail(Some(place.name), place.version, &absent, None);
