@@ -7,8 +7,9 @@ use workflow_secrets::grpc::proto::{
     ListSecretUsageRequest, ResolveSecretsRequest, Secret, SecretUsage,
 };
 
-use super::support::platform::{
-    Client, Platform, assert_refused, create, get, list, reason, resolve,
+use super::support::{
+    documents::render_text,
+    platform::{Client, Platform, assert_refused, create, get, list, reason, resolve},
 };
 
 const WS: &str = "ws";
@@ -114,4 +115,20 @@ async fn bad_fields_are_named() {
         let status = operator.list_secret_usage(request).await.unwrap_err();
         assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
     }
+}
+
+#[tokio::test]
+async fn a_render_counts_as_use_of_what_its_document_names() {
+    let platform = Platform::start().await;
+    let replica = platform.replica().await;
+    let mut people = platform.client(&replica, "platform").await;
+    let mut run = platform.client(&replica, "executor").await;
+    people.create_secret(create(WS, "A", "value")).await.unwrap();
+    run.render_template(render_text(WS, "{{secrets.A}}")).await.unwrap();
+    let start = Instant::now();
+    while workflows(&usage(&mut people, "A").await[0]) != ["wf-1"] {
+        assert!(start.elapsed() < SOON, "not recorded");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(found(&mut people, "A").await.last_resolve_time.is_some());
 }
