@@ -211,9 +211,13 @@ fn describe(
             Code::ResourceExhausted,
             "the store has no room; nothing was stored: an operator must add memory or disk",
         ),
-        Error::KmsUnavailable(_) => {
+        Error::KmsUnavailable { .. } => {
             text(Code::Unavailable, "the key-management service cannot be reached: retry")
         }
+        Error::KmsBudgetExceeded { .. } => text(
+            Code::ResourceExhausted,
+            "the workspace has made too many calls to the key-management service: retry later",
+        ),
         Error::KmsKeyUnusable(why) => {
             (Code::FailedPrecondition, format!("{why}: an operator must restore the KMS key"))
         }

@@ -34,7 +34,7 @@ const ADAPTERS: [(&str, &[&str]); 16] = [
     ("aws_types", &["kms/aws"]),
     ("base64", &["matcher/encodings"]),
     ("clap", &["config.rs", "config/", "main.rs"]),
-    ("governor", &["service/rates.rs"]),
+    ("governor", &["domain/rates.rs"]),
     ("hyper", &["cli/connect.rs", "grpc/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("prost", &["cli/", "grpc/", "store/codec.rs", "store/codec/"]),
