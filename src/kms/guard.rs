@@ -15,9 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::{breaker::Breaker, places::Places};
 use super::{EncryptionContext, Kms, KmsError};
-use crate::domain::{
-    Clock, KeyMaterial, Rates, Timestamp, WorkspaceId, WrappedDataKey,
-};
+use crate::domain::{Clock, KeyMaterial, Rates, Timestamp, WorkspaceId, WrappedDataKey};
 
 /// Bounds of a [`Guarded`] KMS.
 #[derive(Debug, Clone, Copy)]
