@@ -40,19 +40,20 @@ pub struct GuardConfig {
 
 impl Default for GuardConfig {
     /// 2.8 s per call (callers are promised an answer within 3 s); 50 in
-    /// flight, 5 of one workspace; 20 calls per second and workspace after 200
+    /// flight, 5 of one workspace; 20 calls per second and workspace after 400
     /// at once; down after 5 failures, for 1 s to 5 s.
     ///
-    /// A workspace in use makes one call in 15 minutes, and one with as many
-    /// data keys as it may have makes 100 when none is in memory. AWS KMS
-    /// allows an account at least 5,500 calls per second and region.
+    /// A workspace in use makes one call in 15 minutes. One that is given as
+    /// many data keys as it may have makes 300, and 100 when none of them is in
+    /// memory. AWS KMS allows an account at least 5,500 calls per second and
+    /// region.
     fn default() -> Self {
         Self {
             limit: Duration::from_millis(2_800),
             max_in_flight: const { NonZeroU16::new(50).unwrap() },
             max_in_flight_per_workspace: const { NonZeroU16::new(5).unwrap() },
             calls_per_second: const { NonZeroU32::new(20).unwrap() },
-            burst: const { NonZeroU32::new(200).unwrap() },
+            burst: const { NonZeroU32::new(400).unwrap() },
             failures: const { NonZeroU32::new(5).unwrap() },
             pauses: (Duration::from_secs(1), Duration::from_secs(5)),
         }
