@@ -45,7 +45,7 @@ pub(crate) fn run(role: &str) {
     let cli = Cli::parse_from(
         ["workflow-secrets", "serve"].map(str::to_owned).into_iter().chain(arguments),
     );
-    let Command::Serve(args) = cli.command else { unreachable!("as given above") };
+    let Command::Serve(args) = cli.command else { panic!("as given above") };
     let store = args.store.clone().unwrap();
     let config = ServeConfig::parse(*args).ok().unwrap();
     Runtime::new().unwrap().block_on(async {
