@@ -302,7 +302,8 @@ fn hostile(site: &Arc<Site>) -> JoinSet<()> {
                     let mut nothing = [0; 64];
                     while let Ok(1..) =
                         tokio::io::AsyncReadExt::read(&mut stream, &mut nothing).await
-                    {}
+                    {
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

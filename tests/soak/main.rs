@@ -43,7 +43,8 @@ use clap::Parser;
 
 use self::{
     load::{Load, StillSecrets, World},
-    report::{Audited, Report},
+    process::Usage,
+    report::{Audited, IdleFiles, Report},
     rig::Rig,
     rng::Rng,
     site::Caller,
@@ -103,8 +104,10 @@ async fn soak(args: &Args) -> bool {
     println!("soak: seed {seed}, {}", humantime::format_duration(args.duration));
 
     let mut rig = Rig::start().await;
+    let first = idle_files(&rig);
     let mut platform = Caller::new(&rig.site, "platform", Rng::of(seed, "still", 1));
     let still = StillSecrets::write(&mut platform).await;
+    drop(platform);
     let (availability, mut probes) = probe::start(&rig.site).await;
     let watching = rig.lives.watch();
     let load = Load {
@@ -119,22 +122,23 @@ async fn soak(args: &Args) -> bool {
     let deadline = Instant::now() + args.duration;
     let happened = faults::run(&mut rig, &availability, seed, deadline).await;
     let seconds = availability.seconds();
+    rig.lives.look();
+    drop(watching);
     world.site.stop();
     let drained = tokio::time::timeout(DRAIN, callers.join_all()).await;
-    load::verify(&world, &still).await;
-    probes.shutdown().await;
-
-    let settling = Instant::now();
-    while settling.elapsed() < SETTLE && rig.lives.living().iter().any(report::has_grown) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    drop(watching);
-    rig.lives.look();
-    rig.tend();
-    rig.read_logs();
     if drained.is_err() {
         rig.findings.push("calls had no end after the last fault".to_owned());
     }
+    load::verify(&world, &still).await;
+    probes.shutdown().await;
+    let settling = Instant::now();
+    let mut idle_files = IdleFiles { first, last: idle_files(&rig) };
+    while idle_files.grew() && settling.elapsed() < SETTLE {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        idle_files.last = self::idle_files(&rig);
+    }
+    rig.tend();
+    rig.read_logs();
 
     let report = Report {
         seed,
@@ -143,6 +147,7 @@ async fn soak(args: &Args) -> bool {
         seconds,
         happened: &happened,
         lives: &rig.lives.all(),
+        idle_files,
         audited: audited(&rig.audit_files()),
         findings: &rig.findings,
     };
@@ -152,6 +157,13 @@ async fn soak(args: &Args) -> bool {
         println!("FAILED: {failure}");
     }
     failures.is_empty()
+}
+
+/// The most files that a replica has open.
+fn idle_files(rig: &Rig) -> u64 {
+    let living = rig.lives.living();
+    let usages = living.iter().filter_map(|life| Usage::of(life.pid));
+    usages.map(|usage| usage.fds).max().unwrap_or_default()
 }
 
 /// Lines of changes made, and of values handed out by Resolve.

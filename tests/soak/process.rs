@@ -22,7 +22,7 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// `None` once the process has ended.
-    fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let rss = rss.trim().strip_suffix(" kB")?.parse().ok()?;

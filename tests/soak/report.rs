@@ -11,19 +11,27 @@ use crate::{
     tally::Tally,
 };
 
-/// How much memory a process may gain once it is warm, in KiB, and how many
-/// files it may have open more than then.
-const GROWTH: u64 = 128 * 1024;
-const MORE_FILES: u64 = 64;
+/// How much memory a process may gain once it is warm, in KiB.
+const GROWTH: u64 = 64 * 1024;
 
-/// Whether a process that lives has grown beyond bounds.
-pub(crate) fn has_grown(life: &Life) -> bool {
-    life.warm.is_some_and(|warm| {
-        life.last.rss > warm.rss + GROWTH || life.last.fds > warm.fds + MORE_FILES
-    })
+/// How many files more than at the start a process may have open when all
+/// callers have left.
+const MORE_FILES: u64 = 8;
+
+/// The most files that a process has open while nobody calls.
+#[derive(Clone, Copy)]
+pub(crate) struct IdleFiles {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
 }
 
-/// The fewest and the most of what the audit files have to have.
+impl IdleFiles {
+    pub(crate) fn grew(self) -> bool {
+        self.last > self.first + MORE_FILES
+    }
+}
+
+/// What the audit files hold.
 pub(crate) struct Audited {
     pub(crate) changes: u64,
     pub(crate) resolved: u64,
@@ -37,6 +45,7 @@ pub(crate) struct Report<'a> {
     pub(crate) seconds: usize,
     pub(crate) happened: &'a [Happened],
     pub(crate) lives: &'a [Life],
+    pub(crate) idle_files: IdleFiles,
     pub(crate) audited: Audited,
     /// Of processes and logs.
     pub(crate) findings: &'a [String],
@@ -93,8 +102,15 @@ impl Report<'_> {
         for fault in self.happened.iter().filter(|fault| fault.recovery.is_none()) {
             failures.push(format!("not recovered from {}", title(&fault.kinds)));
         }
-        for life in self.lives.iter().filter(|life| life.lives && has_grown(life)) {
+        let has_grown = |life: &&Life| {
+            life.lives && life.warm.is_some_and(|warm| life.last.rss > warm.rss + GROWTH)
+        };
+        for life in self.lives.iter().filter(has_grown) {
             failures.push(format!("replica {} has grown: {life:?}", life.replica));
+        }
+        if self.idle_files.grew() {
+            let IdleFiles { first, last } = self.idle_files;
+            failures.push(format!("{last} files are open while nobody calls, at first {first}"));
         }
         let (changes, resolved) = (tally.acknowledged.get(), tally.resolved.get());
         if self.audited.changes < changes || self.audited.resolved < resolved {
@@ -158,6 +174,8 @@ impl Report<'_> {
                 if life.lives { "" } else { "  (ended)" },
             ));
         }
+        let IdleFiles { first, last } = self.idle_files;
+        lines.push(format!("files open while nobody calls: {first} at first, {last} at the end"));
         lines.push(String::new());
         lines.push(format!("calls to be made again, by why: {:?}", tally.aways()));
         lines.join("\n")
@@ -207,6 +225,7 @@ impl Report<'_> {
             "unavailable_write_seconds": sum(|row| row.away[1]),
             "store_away_seconds": sum(|row| row.excused),
             "again": self.tally.aways(),
+            "idle_fds": [self.idle_files.first, self.idle_files.last],
             "faults": faults,
             "replicas": replicas,
             "failures": self.failures().len(),

@@ -75,11 +75,7 @@ impl Rig {
     pub(crate) fn launch(&mut self, replica: usize) {
         let audit = self.audit_file(replica);
         let store = format!("redis://{}", self.wire.address());
-        let flags = [
-            ("--audit", audit.to_str().unwrap()),
-            ("--store", store.as_str()),
-            ("--require-durable", "true"),
-        ];
+        let flags = [("--audit", audit.to_str().unwrap()), ("--store", store.as_str())];
         let flags: Vec<_> = flags.into_iter().flat_map(|(flag, value)| [flag, value]).collect();
         let address: SocketAddr = self.site.addresses[replica];
         let launched = self.platform.launch_at(address, &[], &flags);

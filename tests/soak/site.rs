@@ -137,10 +137,7 @@ impl Caller {
         if self.left == 0 {
             self.left = CALLS_PER_CONNECTION / 2 + self.rng.below(CALLS_PER_CONNECTION);
             let clients = |replica| {
-                (
-                    self.site.client(replica, self.name),
-                    self.site.key_client(replica, self.name),
-                )
+                (self.site.client(replica, self.name), self.site.key_client(replica, self.name))
             };
             self.clients = (0..REPLICAS).map(clients).collect();
         }
@@ -197,7 +194,10 @@ pub(crate) fn refusal<T>(status: &Status) -> Outcome<T> {
         Some(reason) => Outcome::No(reason, status.message().to_owned()),
         // Not the service's: the connection has ended, or could not be made.
         None => match status.code() {
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+            Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::DeadlineExceeded
             | Code::Internal => Outcome::Away("no answer".to_owned()),
             code => Outcome::No(format!("{code:?}"), status.message().to_owned()),
         },

@@ -322,6 +322,7 @@ impl Replica {
     }
 
     /// How it ended, if it has.
+    #[allow(dead_code, reason = "for the soak")]
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }

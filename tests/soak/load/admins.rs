@@ -94,10 +94,8 @@ pub(crate) async fn shred(world: Arc<World>) {
             let made = world.tally.answer("Create", outcome);
             world.tally.acknowledged.add(u64::from(made.is_some()));
         }
-        let request = ShredWorkspaceRequest {
-            workspace: workspace.clone(),
-            confirm: workspace.clone(),
-        };
+        let request =
+            ShredWorkspaceRequest { workspace: workspace.clone(), confirm: workspace.clone() };
         let outcome = answered(operator.any_keys().shred_workspace(timed(request))).await;
         // If it is away the workspace may be there or not, and is left.
         if world.tally.answer("ShredWorkspace", outcome).is_none() {

@@ -88,7 +88,9 @@ async fn refresh(world: Arc<World>, provider: Arc<Provider>, name: String, numbe
         };
         let acquired = answered(sheets.any().acquire_refresh_lease(timed(request))).await;
         let lease = match acquired {
-            Outcome::No(reason, _) if ["LEASE_HELD", "ETAG_MISMATCH"].contains(&reason.as_str()) => {
+            Outcome::No(reason, _)
+                if ["LEASE_HELD", "ETAG_MISMATCH"].contains(&reason.as_str()) =>
+            {
                 continue;
             }
             other => match world.tally.answer("AcquireRefreshLease", other) {
@@ -130,11 +132,7 @@ async fn refresh(world: Arc<World>, provider: Arc<Provider>, name: String, numbe
 }
 
 /// Calls until there is an answer; `None` if it is an error.
-async fn until_answered<T, F>(
-    world: &World,
-    name: &str,
-    mut call: impl FnMut() -> F,
-) -> Option<T>
+async fn until_answered<T, F>(world: &World, name: &str, mut call: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {

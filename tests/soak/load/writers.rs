@@ -131,8 +131,7 @@ async fn attempt(
     let request_id = id.to_owned();
     match change {
         Change::Create => {
-            let request =
-                with(create(&workspace, &name, &value()), |r| r.request_id = request_id);
+            let request = with(create(&workspace, &name, &value()), |r| r.request_id = request_id);
             some(answered(client.create_secret(timed(request))).await)
         }
         Change::Update | Change::Describe => {
@@ -151,8 +150,7 @@ async fn attempt(
             some(answered(client.rollback_secret(timed(request))).await)
         }
         Change::Undelete => {
-            let request =
-                UndeleteSecretRequest { workspace, name, uid: String::new(), request_id };
+            let request = UndeleteSecretRequest { workspace, name, uid: String::new(), request_id };
             some(answered(client.undelete_secret(timed(request))).await)
         }
         Change::Delete { permanent } => {
