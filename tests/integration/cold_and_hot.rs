@@ -7,11 +7,11 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic::{Code, Response, Status};
 
 use super::support::{
     kms_endpoint::Fault,
-    platform::{Client, Platform, Replica, create, resolve, value},
+    platform::{Client, Platform, Replica, create, resolve, value, with},
     redis_server::{Options, until},
 };
 
@@ -23,15 +23,38 @@ const CALLS: usize = 1_000;
 /// So many calls at once keep a busy machine busy for more than the usual 1 s.
 const PATIENCE: [&str; 2] = ["--redis-timeout", "5s"];
 
-/// After so long the service gives an attempt up and makes another.
+/// After so long the service gives an attempt of a KMS call up and makes another.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Attempts of one call.
-const ATTEMPTS: usize = 3;
+/// Before that it gives no call of the KMS or the store up. On a machine so busy
+/// that it does later, callers come again.
+const GIVEN_UP: Duration = Duration::from_millis(2_500);
+
+/// A hung test fails instead.
+const HUNG: Duration = Duration::from_secs(60);
+
+/// Calls again as long as time that is up may be the cause.
+async fn with_patience<T, F>(start: Instant, mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => {
+                let late = (GIVEN_UP..HUNG).contains(&start.elapsed());
+                if status.code() != Code::Unavailable || !late {
+                    return Err(status);
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
 
 /// Asserts that since `start` the KMS was asked once for each workspace by each
-/// of these operations. On a busy machine an attempt may be made again, but not
-/// before its time was up, and not more often than a call may.
+/// of these operations. On a busy machine it may be asked again, but not before
+/// the time of an attempt was up.
 fn assert_once_each(platform: &Platform, start: Instant, operations: &[&str]) {
     let mut asked: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (call, arrival) in platform.kms.calls().into_iter().zip(platform.kms.arrivals()) {
@@ -41,8 +64,7 @@ fn assert_once_each(platform: &Platform, start: Instant, operations: &[&str]) {
         }
     }
     for arrivals in asked.values() {
-        let again = &arrivals[1..];
-        assert!(again.len() < ATTEMPTS && again.iter().all(|after| *after >= ATTEMPT), "{asked:?}");
+        assert!(arrivals[1..].iter().all(|after| *after >= ATTEMPT), "{asked:?}");
     }
     let mut found: Vec<_> = asked.into_keys().map(|(operation, _)| operation).collect();
     found.sort();
@@ -58,9 +80,17 @@ async fn filled() -> Platform {
     let client = platform.client(&replica, "platform").await;
     let (mut creations, start) = (JoinSet::new(), Instant::now());
     for i in 0..WORKSPACES {
-        let mut client = client.clone();
-        let request = create(&format!("ws{i}"), "KEY", &format!("value-{i}"));
-        creations.spawn(async move { client.create_secret(request).await.unwrap() });
+        let request = with(create(&format!("ws{i}"), "KEY", &format!("value-{i}")), |r| {
+            r.request_id = "once".to_owned();
+        });
+        let client = client.clone();
+        creations.spawn(async move {
+            let create = || {
+                let (mut client, request) = (client.clone(), request.clone());
+                async move { client.create_secret(request).await }
+            };
+            with_patience(start, create).await.unwrap()
+        });
     }
     creations.join_all().await;
     assert_once_each(&platform, start, &["Decrypt", "GenerateDataKeyWithoutPlaintext"]);
@@ -77,12 +107,16 @@ async fn executors(platform: &Platform, replica: &Replica) -> Vec<Client> {
 
 /// Starts `calls` Resolves at once; each checks the value it gets.
 fn storm(clients: &[Client], calls: usize) -> JoinSet<Result<(), Status>> {
-    let mut storm = JoinSet::new();
+    let (mut storm, start) = (JoinSet::new(), Instant::now());
     for i in 0..calls {
-        let (mut client, workspace) = (clients[i % clients.len()].clone(), i % WORKSPACES);
+        let (client, workspace) = (clients[i % clients.len()].clone(), i % WORKSPACES);
         storm.spawn(async move {
-            let request = resolve(&format!("ws{workspace}"), &["KEY"]);
-            let answer = client.resolve_secrets(request).await?.into_inner();
+            let call = || {
+                let mut client = client.clone();
+                let request = resolve(&format!("ws{workspace}"), &["KEY"]);
+                async move { client.resolve_secrets(request).await }
+            };
+            let answer = with_patience(start, call).await?;
             assert_eq!(value(&answer, "KEY"), format!("value-{workspace}"));
             Ok(())
         });
@@ -147,7 +181,7 @@ fn commands(platform: &Platform) -> BTreeMap<String, u64> {
 #[tokio::test]
 async fn a_resolve_of_100_names_is_one_round_trip() {
     let platform = Platform::start_with(Options::default()).await;
-    let (one, two) = (platform.replica().await, platform.replica().await);
+    let (one, mut two) = (platform.replica().await, platform.replica().await);
     let mut writer = platform.client(&one, "platform").await;
     let names: Vec<_> = (0..100).map(|i| format!("KEY_{i}")).collect();
     for name in &names {
@@ -156,13 +190,26 @@ async fn a_resolve_of_100_names_is_one_round_trip() {
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let mut reader = platform.client(&two, "executor").await;
     for state in ["cold", "hot"] {
-        let mut expected = commands(&platform);
-        *expected.entry("hmget".to_owned()).or_default() += 1;
-        let answer = reader.resolve_secrets(resolve("ws", &names)).await.unwrap().into_inner();
-        assert_eq!(commands(&platform), expected, "{state}");
-        assert_eq!(answer.secrets.len(), 100);
-        for name in &names {
-            assert_eq!(value(&answer, name), format!("value of {name}"));
+        let mut looks = 0;
+        loop {
+            let mut expected = commands(&platform);
+            *expected.entry("hmget".to_owned()).or_default() += 1;
+            let answer = reader.resolve_secrets(resolve("ws", &names)).await.unwrap().into_inner();
+            assert_eq!(answer.secrets.len(), 100);
+            for name in &names {
+                assert_eq!(value(&answer, name), format!("value of {name}"));
+            }
+            let found = commands(&platform);
+            looks += 1;
+            // Usage is written every 10 s, and may have been just now.
+            if found["evalsha"] == expected["evalsha"] || looks == 3 {
+                assert_eq!(found, expected, "{state}");
+                break;
+            }
+            if state == "cold" {
+                two = platform.replica().await;
+                reader = platform.client(&two, "executor").await;
+            }
         }
     }
 }
