@@ -149,12 +149,15 @@ impl Report<'_> {
         ));
         for (name, row) in &rows {
             lines.push(format!(
-                "{name:<36} {:>5} {:>9}s {:>10}s {:>9}s {:>11.2}s",
+                "{name:<36} {:>5} {:>9}s {:>10}s {:>9}s {:>12}",
                 row.times,
                 row.away[0],
                 row.away[1],
                 row.excused,
-                row.recovery.as_secs_f64()
+                match row.recovery {
+                    Duration::MAX => "never".to_owned(),
+                    recovery => format!("{:.2}s", recovery.as_secs_f64()),
+                },
             ));
         }
         lines.push(String::new());
