@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -89,6 +89,8 @@ pub(crate) struct Call {
 
 #[derive(Default)]
 struct Inner {
+    /// Of each call, when it came in.
+    arrivals: Vec<Instant>,
     keys: Vec<Key>,
     aliases: BTreeMap<String, String>,
     faults: VecDeque<Fault>,
@@ -219,6 +221,11 @@ impl KmsEndpoint {
         self.lock().calls.clone()
     }
 
+    /// When each of them came in.
+    pub(crate) fn arrivals(&self) -> Vec<Instant> {
+        self.lock().arrivals.clone()
+    }
+
     /// The plaintext of all data keys it made, to look for where none may be.
     pub(crate) fn data_keys(&self) -> Vec<[u8; 32]> {
         self.lock().data_keys.clone()
@@ -312,6 +319,7 @@ async fn handle(
         let mut state = inner.lock().unwrap();
         let context = context_of(&body);
         let workspace = context.get("workspace").cloned().unwrap_or_default();
+        state.arrivals.push(Instant::now());
         state.calls.push(Call {
             operation: operation.clone(),
             key_id: text(&body, &["KeyId", "SourceKeyId"]),
