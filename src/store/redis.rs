@@ -152,8 +152,9 @@ impl RedisStore {
             let mut pipeline = Pipeline::new();
             pipeline.cmd("DEL").arg(key);
             let deadline = self.deadline();
-            let sent = match node.send(lane, &pipeline, 0, deadline).await {
-                Err(Failure::Lost(_)) => node.send(lane, &pipeline, 0, deadline).await,
+            let (link, _turn) = node.link(lane, deadline).await?;
+            let sent = match link.send(&pipeline, 0, deadline).await {
+                Err(Failure::Lost(_)) => link.send(&pipeline, 0, deadline).await,
                 other => other,
             };
             match sent {

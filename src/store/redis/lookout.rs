@@ -73,6 +73,7 @@ impl Lookout {
                     if self.believes(layout.epoch) {
                         masters.follow(layout.runs);
                     }
+                    masters.rounds.send_modify(|rounds| *rounds += 1);
                 }
                 Err(why) if told == Some(why) => {}
                 Err(why) => {

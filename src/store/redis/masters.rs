@@ -17,9 +17,9 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use redis::{Pipeline, Value};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     task::AbortHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -31,6 +31,7 @@ use super::{
     slots::{LAST, Map, Run},
     url::{Address, Place},
 };
+use crate::store::StoreError;
 
 /// First and longest pause before a refused command is sent again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     aside: Mutex<HashMap<Address, (Arc<Node>, Instant)>>,
     /// Wakes the lookout: what it told is out of date.
     pub(super) changed: Notify,
+    /// Rounds of the lookout that are done.
+    pub(super) rounds: watch::Sender<u64>,
 }
 
 impl Masters {
@@ -83,8 +86,8 @@ impl Masters {
             Run { from, to, master: Arc::clone(node) }
         });
         let map = ArcSwap::from_pointee(Map::new(runs.collect()));
-        let (aside, changed) = (Mutex::default(), Notify::new());
-        let shared = Arc::new(Shared { config, map, aside, changed });
+        let (aside, changed, rounds) = (Mutex::default(), Notify::new(), watch::Sender::new(0));
+        let shared = Arc::new(Shared { config, map, aside, changed, rounds });
         let lookout =
             lookout.map(|lookout| tokio::spawn(lookout.run(Arc::clone(&shared))).abort_handle());
         Ok((Self { shared, lookout }, durable))
@@ -93,6 +96,22 @@ impl Masters {
     /// The masters as they were last told.
     pub(super) fn map(&self) -> Arc<Map> {
         self.shared.map.load_full()
+    }
+
+    /// The same of a cluster, told after this call began.
+    pub(super) async fn map_of_now(&self, deadline: Instant) -> Result<Arc<Map>, StoreError> {
+        if self.shared.config.url.is_cluster() {
+            let mut rounds = self.shared.rounds.subscribe();
+            // The next may have begun already.
+            for _ in 0..2 {
+                self.shared.changed.notify_one();
+                timeout_at(deadline, rounds.changed())
+                    .await
+                    .map_err(|_| StoreError::Unavailable("the masters of Redis are not known"))?
+                    .map_err(|_| StoreError::Unavailable("the masters of Redis are not known"))?;
+            }
+        }
+        Ok(self.map())
     }
 
     /// Sends commands to the master of a slot, again and elsewhere while the
@@ -111,12 +130,14 @@ impl Masters {
             let refused = match redirected.take().or_else(|| self.owner(slot)) {
                 None => Refused::Later("no node of Redis has the slot"),
                 Some((node, asking)) => {
+                    let (link, _turn) = node.link(lane, deadline).await?;
                     let mut pipeline = Pipeline::new();
                     if asking {
                         pipeline.cmd("ASKING");
                     }
+                    // Only now: how long they may wait is what the turn has left.
                     commands(&mut pipeline);
-                    match node.send(lane, &pipeline, usize::from(asking), deadline).await {
+                    match link.send(&pipeline, usize::from(asking), deadline).await {
                         Err(Failure::Refused(refused)) => refused,
                         Err(Failure::Lost(_)) if repeatable && !lost => {
                             lost = true;

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
 
@@ -62,23 +61,23 @@ impl Node {
         Self { calls: link(first), scans: link(None), replicated, address }
     }
 
-    /// Sends commands in one packet, see [`Link::send`].
-    pub(super) async fn send(
+    /// The connection for a kind of calls, and the turn on it, if calls take
+    /// turns: it is to be held until the call has its answer.
+    pub(super) async fn link(
         &self,
         lane: Lane,
-        commands: &Pipeline,
-        skip: usize,
         deadline: Instant,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<(&Link, Option<SemaphorePermit<'_>>), Failure> {
         match (lane, &self.replicated) {
-            (Lane::Scans, _) => self.scans.send(commands, skip, deadline).await,
+            (Lane::Scans, _) => Ok((&self.scans, None)),
             (Lane::Confirmed, Some(Replicated { link, turn })) => {
-                let _turn = timeout_at(deadline, turn.acquire()).await.map_err(|_| {
-                    Failure::Store(StoreError::Unavailable("too many commits wait for replicas"))
-                })?;
-                link.send(commands, skip, deadline).await
+                let late = StoreError::Unavailable("too many commits wait for replicas");
+                match timeout_at(deadline, turn.acquire()).await {
+                    Ok(Ok(turn)) => Ok((link, Some(turn))),
+                    _ => Err(Failure::Store(late)),
+                }
             }
-            _ => self.calls.send(commands, skip, deadline).await,
+            _ => Ok((&self.calls, None)),
         }
     }
 

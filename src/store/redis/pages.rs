@@ -4,12 +4,14 @@
 //! other, and keys move between masters. So each step also asks which process
 //! answers, and a walk that met a change starts again.
 
+use std::sync::Arc;
+
 use redis::{Pipeline, Value};
 
 use super::{
     NOT_UNDERSTOOD, RedisStore,
     node::Lane,
-    slots::{LAST, slot},
+    slots::{LAST, Map, slot},
     text,
 };
 use crate::{
@@ -77,12 +79,13 @@ impl RedisStore {
         };
         let head = format!("{}:{{", self.config.prefix);
         let tail = "}:records";
-        let before = self.owner(page.from)?;
+        let before = owner(&self.masters.map(), page.from)?;
         let hashes = |scan: &mut redis::Cmd| {
             scan.arg("TYPE").arg("hash");
         };
         let step = self.step(page.from, &page.cursor, &format!("{head}*{tail}"), hashes).await?;
-        let after = self.owner(page.from)?;
+        let now = self.known_after(&step).await?;
+        let after = owner(&now, page.from)?;
         if before.0 != after.0 || !(page.process.is_empty() || page.process == step.process) {
             return Ok((Vec::new(), Some(Page::start(page.from).end())));
         }
@@ -115,7 +118,7 @@ impl RedisStore {
     async fn forget_requests_of_one(&self, workspace: &WorkspaceId) -> Result<bool, StoreError> {
         let slot = slot(workspace.as_str());
         let pattern = self.key(workspace, "request:*");
-        let before = self.owner(slot)?.0;
+        let before = owner(&self.masters.map(), slot)?.0;
         let (mut cursor, mut process) = ("0".to_owned(), None);
         loop {
             let step = self.step(slot, &cursor, &pattern, |_| {}).await?;
@@ -124,21 +127,24 @@ impl RedisStore {
             }
             if !step.keys.is_empty() {
                 let mut command = redis::cmd("UNLINK");
-                command.arg(step.keys);
+                command.arg(&step.keys);
                 self.ask(slot, Lane::Scans, command).await?;
             }
-            cursor = step.next;
-            if cursor == "0" {
-                return Ok(self.owner(slot)?.0 == before);
+            if step.next == "0" {
+                let now = self.known_after(&step).await?;
+                return Ok(owner(&now, slot)?.0 == before);
             }
+            cursor = step.next;
         }
     }
 
-    /// Address of the master of a slot, and the last slot that it has in a row.
-    fn owner(&self, slot: u16) -> Result<(String, u16), StoreError> {
-        let map = self.masters.map();
-        let owner = map.owner(slot).map(|(node, to)| (node.address.to_string(), to));
-        owner.ok_or(StoreError::Unavailable("no node of Redis has the slot"))
+    /// The masters after a step. Whether the last was of the one that had the
+    /// slots all the time, only somebody asked after it can tell.
+    async fn known_after(&self, step: &Step) -> Result<Arc<Map>, StoreError> {
+        match step.next.as_str() {
+            "0" => self.masters.map_of_now(self.deadline()).await,
+            _ => Ok(self.masters.map()),
+        }
     }
 
     async fn step(
@@ -169,4 +175,10 @@ impl RedisStore {
         let keys = keys.into_iter().map(text).collect::<Result<_, _>>()?;
         Ok(Step { process, next: text(next)?, keys })
     }
+}
+
+/// Address of the master of a slot, and the last slot that it has in a row.
+fn owner(map: &Map, slot: u16) -> Result<(String, u16), StoreError> {
+    let owner = map.owner(slot).map(|(node, to)| (node.address.to_string(), to));
+    owner.ok_or(StoreError::Unavailable("no node of Redis has the slot"))
 }
