@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod client_args;
 mod faults;
+mod manual;
 mod store;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
 
 use self::faults::is_url;
 pub use self::{
-    args::{Cli, Command, DevArgs, ServeArgs},
+    args::{Cli, Command, CompletionsArgs, DevArgs, ManArgs, ServeArgs},
     client::{
         Connection, Existing, Format, ImportConfig, KeysConfig, KeysTask, ProbeConfig, Server,
         Source,
@@ -31,6 +32,7 @@ pub use self::{
         RewrapArgs, RotateArgs, ServerArgs,
     },
     faults::Faults,
+    manual::{completions, man_pages},
     store::StoreConfig,
 };
 use crate::{
