@@ -33,9 +33,9 @@ const AT_ONCE: usize = 5;
 const BELIEVED: Duration = Duration::from_secs(10);
 
 /// Who is master of what, by one who was asked.
-pub(super) struct Layout {
+struct Layout {
     epoch: u64,
-    pub(super) runs: Vec<Run<Address>>,
+    runs: Vec<Run<Address>>,
 }
 
 /// Who are asked, and what is known.
@@ -58,6 +58,13 @@ impl Lookout {
         };
         let (open, believed) = (HashMap::new(), (0, Instant::now()));
         Some(Self { config, seeds, open, round: 0, believed })
+    }
+
+    /// The masters to begin with.
+    pub(super) async fn first(&mut self) -> Result<Vec<Run<Address>>, &'static str> {
+        let layout = self.look(&[]).await?;
+        self.believed = (layout.epoch, Instant::now());
+        Ok(layout.runs)
     }
 
     /// Tells of each change, for ever.
@@ -85,7 +92,7 @@ impl Lookout {
     }
 
     /// Asks once around. Of what is told, the latest.
-    pub(super) async fn look(&mut self, masters: &[Address]) -> Result<Layout, &'static str> {
+    async fn look(&mut self, masters: &[Address]) -> Result<Layout, &'static str> {
         let peers = self.peers(masters);
         let asks: Vec<_> = peers
             .into_iter()

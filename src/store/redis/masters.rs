@@ -69,7 +69,7 @@ impl Masters {
             (Place::One(address), _) => {
                 vec![Run { from: 0, to: LAST, master: address.clone() }]
             }
-            (_, Some(lookout)) => lookout.look(&[]).await.map_err(StartError::NoMaster)?.runs,
+            (_, Some(lookout)) => lookout.first().await.map_err(StartError::NoMaster)?,
             (_, None) => return Err(StartError::NoMaster("nobody to ask")),
         };
         let mut addresses: Vec<_> = told.iter().map(|run| &run.master).collect();

@@ -73,7 +73,8 @@ impl Sentinels {
         let sentinels: Vec<_> =
             (0..count).map(|_| Sentinel::launch(primary, quorum, &options)).collect();
         let sentinels = Self { servers, sentinels, tls: options.tls.is_some() };
-        if options.lines.is_empty() && options.tls.is_none() {
+        // Over TLS they tell it to their user only.
+        if !sentinels.tls {
             until_within(MINUTE, || sentinels.complete()).await;
         }
         sentinels
@@ -90,10 +91,20 @@ impl Sentinels {
     }
 
     pub(crate) fn url(&self) -> String {
+        let scheme = if self.tls { "rediss-sentinel" } else { "redis-sentinel" };
+        format!("{scheme}://{}/{MASTER}", self.hosts())
+    }
+
+    /// The sentinels, as a URL lists them.
+    pub(crate) fn hosts(&self) -> String {
         let hosts: Vec<_> =
             self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-        let scheme = if self.tls { "rediss-sentinel" } else { "redis-sentinel" };
-        format!("{scheme}://{}/{MASTER}", hosts.join(","))
+        hosts.join(",")
+    }
+
+    /// Ends the sentinels.
+    pub(crate) fn unwatch(&mut self) {
+        self.sentinels.clear();
     }
 
     /// Waits until another than this server is master. (It is not asked: it may

@@ -1,5 +1,7 @@
 //! The engine over sentinels: the behaviour suite, the start.
 
+use std::time::{Duration, Instant};
+
 use workflow_secrets::store::redis::{Password, StartError};
 
 use super::{config, connect, named};
@@ -41,10 +43,8 @@ async fn sentinels_have_a_user_of_their_own_and_tls() {
         config
     };
     let denied = StartError::NoMaster("access denied");
-    until_within(std::time::Duration::from_secs(60), || {
-        std::net::TcpStream::connect(redis.url().split(['/', ',']).nth(2).unwrap()).is_ok()
-    })
-    .await;
+    until_within(Duration::from_secs(60), || std::net::TcpStream::connect(redis.hosts()).is_ok())
+        .await;
     assert_eq!(refusal(config("s3cret")).await, denied);
     let store = connect(config("other")).await;
     set(&store, "w", meta("A"), rec(1, b"x")).await;
@@ -64,4 +64,31 @@ async fn what_is_no_sentinel_or_knows_no_such_master_is_told() {
     assert_eq!(refusal(config(&other)).await, unknown);
     redis.servers[0].kill9();
     assert!(matches!(refusal(config(&redis.url())).await, StartError::Unreachable(_)));
+}
+
+/// As if the first sentinel and its master were cut off from the second, which
+/// has seen five failovers since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sentinel_that_knows_the_latest_failover_is_believed() {
+    let server = || RedisServer::start(Options::default());
+    let old = Sentinels::watch(vec![server().await], 1, SentinelOptions::default()).await;
+    let lines = vec![format!("sentinel config-epoch {MASTER} 5")];
+    let options = SentinelOptions { lines, tls: None };
+    let mut new = Sentinels::watch(vec![server().await], 1, options).await;
+    let mut stores = vec![];
+    for hosts in [[old.hosts(), new.hosts()], [new.hosts(), old.hosts()]] {
+        let url = format!("redis-sentinel://{}/{MASTER}", hosts.join(","));
+        stores.push(connect(config(&url)).await);
+    }
+    // Nor is the first believed as soon as the second does not answer.
+    new.unwatch();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        for store in &stores {
+            set(store, "w", meta("A"), rec(1, b"x")).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(old.servers[0].cli(&["DBSIZE"]), "0");
+    assert_ne!(new.servers[0].cli(&["DBSIZE"]), "0");
 }
