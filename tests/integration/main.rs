@@ -63,6 +63,7 @@ mod store_suite;
 mod support;
 mod system_managed;
 mod tampering;
+mod topology;
 mod tour;
 mod unprintable;
 mod usage;

@@ -156,6 +156,22 @@ impl RedisServer {
         cli(&self.options, self.port, arguments)
     }
 
+    /// The same of a command that answers OK.
+    pub(crate) fn expect(&self, arguments: &[&str]) {
+        assert_eq!(self.cli(arguments), "OK", "{arguments:?}");
+    }
+
+    /// What redis-cli prints when it is fed these lines.
+    pub(crate) fn feed(&self, lines: &str) -> String {
+        feed(&self.options, self.port, &[], lines.as_bytes())
+    }
+
+    /// The first argument of an option that it was started with.
+    pub(crate) fn option(&self, name: &str) -> String {
+        let found = self.options.directives.iter().find(|(known, _)| known == name);
+        found.unwrap().1[0].clone()
+    }
+
     /// How often it has carried a command out since it started.
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let head = format!("cmdstat_{}:calls=", command.to_lowercase());
@@ -191,10 +207,15 @@ impl Drop for RedisServer {
 
 /// Waits for something to become true, at most ten seconds.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
+    until_within(Duration::from_secs(10), condition).await;
+}
+
+/// Waits for something to become true.
+pub(crate) async fn until_within(bound: Duration, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "did not come about");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(start.elapsed() < bound, "did not come about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -239,7 +260,7 @@ async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child>
     None
 }
 
-fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
+pub(crate) fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
     feed(options, port, arguments, b"")
 }
 
