@@ -10,24 +10,18 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-# What `cargo fuzz run --sanitizer none` passes: LLVM's coverage, which needs no
-# nightly compiler. There is no unsafe code here for a sanitizer to watch.
-export RUSTFLAGS="-Cpasses=sancov-module -Cdebug-assertions -Coverflow-checks
- -Cllvm-args=-sanitizer-coverage-level=4
- -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
- -Cllvm-args=-sanitizer-coverage-pc-table
- -Cllvm-args=-sanitizer-coverage-trace-compares"
-unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
-export CARGO_TARGET_DIR=$PWD/target
-# Naming the target keeps the flags off build scripts and macros.
-host=$(rustc -vV | sed -n 's/^host: //p')
-cargo build --locked --quiet --target "$host"
+# Coverage comes in by rustc.sh. With the service's own target directory, what
+# they both depend on is compiled once.
+unset CARGO_ENCODED_RUSTFLAGS RUSTFLAGS CARGO_BUILD_TARGET
+export RUSTC_WRAPPER=$PWD/rustc.sh
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/../target}
+cargo build --locked --quiet
 
 fuzz() {
     local target=$1
     shift
     mkdir -p "target/corpus/$target" target/artifacts
-    "target/$host/debug/$target" -timeout=60 -rss_limit_mb=1024 \
+    "$CARGO_TARGET_DIR/debug/$target" -timeout=60 -rss_limit_mb=1024 \
         -artifact_prefix="target/artifacts/$target-" -dict=dictionary "$@" \
         "target/corpus/$target" "seeds/$target"
 }

@@ -11,6 +11,8 @@ mod check;
 mod create;
 mod delete;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod get;
 mod idempotency;
 mod keys;

@@ -2,6 +2,8 @@
 
 pub mod codec;
 pub mod embedded;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod redis;
 
 use std::{collections::HashSet, fmt};
