@@ -149,17 +149,35 @@ impl RedisStore {
         Ok((reply, enough))
     }
 
+    fn revision_command(&self, workspace: &WorkspaceId) -> Cmd {
+        let mut command = redis::cmd("GET");
+        command.arg(self.key(workspace, "revision"));
+        command
+    }
+
     /// Sends a command that may be carried out twice, once more if the
     /// connection broke.
     async fn ask(&self, link: &Link, command: Cmd) -> Result<Value, StoreError> {
+        let [reply] = self.ask_all(link, [command]).await?;
+        Ok(reply)
+    }
+
+    /// The same for several, in one round trip and in this order.
+    async fn ask_all<const N: usize>(
+        &self,
+        link: &Link,
+        commands: [Cmd; N],
+    ) -> Result<[Value; N], StoreError> {
         let deadline = self.deadline();
         let mut pipeline = Pipeline::new();
-        pipeline.add_command(command);
+        for command in commands {
+            pipeline.add_command(command);
+        }
         let replies = match link.send(&pipeline, deadline).await {
             Err(Failure::Lost(_)) => link.send(&pipeline, deadline).await?,
             other => other?,
         };
-        replies.into_iter().next().ok_or(NOT_UNDERSTOOD)
+        replies.try_into().map_err(|_| NOT_UNDERSTOOD)
     }
 }
 
@@ -170,23 +188,42 @@ impl Store for RedisStore {
         workspace: &WorkspaceId,
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError> {
+        Ok(self.read_at(workspace, keys).await?.1)
+    }
+
+    async fn read_at(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
         if keys.is_empty() {
-            return Ok(Vec::new());
+            return Ok((self.revision(workspace).await?, Vec::new()));
         }
         let mut command = redis::cmd("HMGET");
         command.arg(self.key(workspace, "records"));
         for key in keys {
             command.arg(key.as_str());
         }
-        match self.ask(&self.link, command).await? {
+        let [number, values] =
+            self.ask_all(&self.link, [self.revision_command(workspace), command]).await?;
+        match values {
             Value::Array(values) if values.len() == keys.len() => {
-                values.into_iter().map(record).collect()
+                let records = values.into_iter().map(record).collect::<Result<_, _>>()?;
+                Ok((revision(number)?, records))
             }
             _ => Err(NOT_UNDERSTOOD),
         }
     }
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        Ok(self.commit_at(workspace, batch).await?.0)
+    }
+
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         batch.check()?;
         let mut keys =
             ["records", "index", "revision"].map(|key| self.key(workspace, key)).to_vec();
@@ -196,7 +233,7 @@ impl Store for RedisStore {
         let call = Call { lua: &self.commit, keys, arguments, replicas };
         let (reply, acknowledged) = self.write(call).await?;
         let result = committed(reply, &batch.operations)?;
-        if matches!(result, Commit::Done | Commit::Replayed(_)) {
+        if matches!(result.0, Commit::Done | Commit::Replayed(_)) {
             acknowledged?;
         }
         Ok(result)
@@ -211,15 +248,7 @@ impl Store for RedisStore {
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.key(workspace, "revision"));
-        match self.ask(&self.link, command).await? {
-            Value::Nil => Ok(None),
-            number => match text(number)?.parse() {
-                Ok(number) => Ok(Some(Revision::from_u64(number))),
-                Err(_) => Err(StoreError::Malformed("revision of a workspace")),
-            },
-        }
+        revision(self.ask(&self.link, self.revision_command(workspace)).await?)
     }
 
     async fn request(
@@ -349,6 +378,16 @@ fn bounds(prefix: &str, after: Option<&Key>) -> [Vec<u8>; 2] {
         _ => to = b"+".to_vec(),
     }
     [from.into_bytes(), to]
+}
+
+fn revision(number: Value) -> Result<Option<Revision>, StoreError> {
+    match number {
+        Value::Nil => Ok(None),
+        number => match text(number)?.parse() {
+            Ok(number) => Ok(Some(Revision::from_u64(number))),
+            Err(_) => Err(StoreError::Malformed("revision of a workspace")),
+        },
+    }
 }
 
 fn record(value: Value) -> Result<Option<Record>, StoreError> {

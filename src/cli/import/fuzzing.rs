@@ -7,7 +7,10 @@ use crate::config::Format;
 ///
 /// # Errors
 /// Line and text of each fault.
-pub fn entries(format: Format, bytes: &[u8]) -> Result<Vec<(String, String)>, Vec<(usize, String)>> {
+pub fn entries(
+    format: Format,
+    bytes: &[u8],
+) -> Result<Vec<(String, String)>, Vec<(usize, String)>> {
     match parse(format, bytes) {
         Ok(entries) => Ok(entries
             .iter()
