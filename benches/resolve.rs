@@ -76,6 +76,7 @@ impl SecretsService for Echo {
                 value: VALUE.to_owned(),
                 version: 1,
                 expire_time: None,
+                uid: String::new(),
             };
             (credential.secret, value)
         };

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes every target for a while, guided by coverage, on stable Rust.
 #
-#   fuzz/run.sh                   each target, FUZZ_SECONDS long (default 20)
+#   fuzz/run.sh                   each target, FUZZ_SECONDS long (default 14)
 #   fuzz/run.sh TARGET ARGS...    one target, with arguments to libFuzzer
 #
 # A target is a file in src/bin/, its first inputs are those in seeds/TARGET.
@@ -33,7 +33,7 @@ fi
 for source in src/bin/*.rs; do
     target=$(basename "$source" .rs)
     log=target/$target.log
-    if ! fuzz "$target" -max_total_time="${FUZZ_SECONDS:-20}" >"$log" 2>&1; then
+    if ! fuzz "$target" -max_total_time="${FUZZ_SECONDS:-14}" >"$log" 2>&1; then
         tail -40 "$log" >&2
         echo "fuzz/run.sh: $target failed" >&2
         exit 1

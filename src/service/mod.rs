@@ -60,7 +60,7 @@ pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
 pub use redact::{OpenRedaction, Redaction, Tally};
 pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
-pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
+pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved, Seen};
 pub use rollback::RollbackSecret;
 pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
