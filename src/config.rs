@@ -29,14 +29,14 @@ pub use self::{
     },
     client_args::{
         CallerArgs, DescribeArgs, ImportArgs, KeysArgs, KeysCommand, ProbeArgs, ReencryptArgs,
-        RewrapArgs, RotateArgs, ServerArgs,
+        RewrapArgs, RotateArgs, ServerArgs, ShredArgs,
     },
     faults::Faults,
     manual::{completions, man_pages},
     store::StoreConfig,
 };
 use crate::{
-    domain::Environment,
+    domain::{Environment, WorkspaceId},
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
     service::{
@@ -44,6 +44,7 @@ use crate::{
         access::Policy,
         audit::{AuditConfig, AuditSink},
     },
+    store::witness::ShreddedList,
     telemetry::TelemetryConfig,
 };
 
@@ -59,6 +60,8 @@ pub struct ServeConfig {
     pub tls_files: TlsFiles,
     /// Policy file, watched for changes.
     pub policy_file: PathBuf,
+    /// Workspaces that are destroyed whatever the store has of them.
+    pub shredded_file: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: AuditSink,
     /// Bounds of the audit stream.
@@ -107,6 +110,10 @@ impl ServeConfig {
             .and_then(|text| f.rule("--environment", Environment::parse(text)));
         let tls_files = tls_files(f, &args);
         let policy_file = policy_file(f, args.policy.as_ref());
+        let shredded_file = args.shredded_workspaces.as_ref().map(PathBuf::from);
+        if let Some(path) = &shredded_file {
+            f.note(&format!("--shredded-workspaces {}", path.display()), load_shredded(path));
+        }
         let audit = match args.audit.as_str() {
             "-" => Some(AuditSink::Stdout),
             path => f.note("--audit", file_at(path)).map(AuditSink::File),
@@ -155,6 +162,7 @@ impl ServeConfig {
                 environment: environment?,
                 tls_files: tls_files?,
                 policy_file: policy_file?,
+                shredded_file,
                 audit: audit?,
                 audit_config: AuditConfig::default(),
                 store: store?,
@@ -279,6 +287,22 @@ fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
 pub fn load_policy(path: &Path) -> Result<Arc<Policy>, String> {
     let text = read_file(path, 0o002)?;
     Policy::parse(&text).map(Arc::new).map_err(|faults| faults.to_string())
+}
+
+/// Reads the list of destroyed workspaces: one a line; empty lines, and lines
+/// that begin with `#`, tell nothing. It grants and takes much: others must not
+/// write to it.
+///
+/// # Errors
+/// What is wrong with it; the first line at fault.
+pub fn load_shredded(path: &Path) -> Result<Arc<ShreddedList>, String> {
+    let text = read_file(path, 0o002)?;
+    let lines = (1..).zip(text.lines().map(str::trim));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let parsed = lines.map(|(number, line): (usize, _)| {
+        WorkspaceId::parse(line).map_err(|refusal| format!("line {number}: {}", refusal.rule()))
+    });
+    parsed.collect::<Result<_, _>>().map(Arc::new)
 }
 
 /// Reads a text file that must not grant the rights in `refused` (mode bits).

@@ -106,6 +106,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_POLICY", value_name = "FILE")]
     pub policy: Option<String>,
 
+    /// File: workspaces that are destroyed whatever the store has of them, one a
+    /// line (reloaded on change)
+    #[arg(long, env = "WORKFLOW_SECRETS_SHREDDED_WORKSPACES", value_name = "FILE")]
+    pub shredded_workspaces: Option<String>,
+
     /// Where audit lines go: a file, or - for stdout
     #[arg(long, env = "WORKFLOW_SECRETS_AUDIT", value_name = "FILE", default_value = "-")]
     pub audit: String,

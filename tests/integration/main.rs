@@ -53,6 +53,7 @@ mod refresh_storm;
 mod reload;
 mod render;
 mod replicas;
+mod restore;
 mod shutdown;
 mod startup;
 mod store_embedded;

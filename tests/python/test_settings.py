@@ -38,7 +38,7 @@ def variables(text):
     return set(re.findall(r"\bWORKFLOW_SECRETS_[A-Z_]+\b", text))
 
 
-KEYS = ("describe", "rotate", "reencrypt", "rewrap")
+KEYS = ("describe", "rotate", "reencrypt", "rewrap", "shred")
 COMMANDS = ("serve", "dev", "probe", "import", *(f"keys {command}" for command in KEYS))
 
 
