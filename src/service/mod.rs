@@ -5,7 +5,11 @@
 
 pub mod access;
 pub mod audit;
+pub mod seldom;
+pub mod shares;
+pub mod turns;
 
+mod admission;
 mod change;
 mod check;
 mod create;
@@ -36,6 +40,7 @@ mod versions;
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use check::{
@@ -66,6 +71,7 @@ pub use versions::{ListSecretVersions, VersionView};
 
 use self::{
     access::{Caller, Grants, Policy},
+    admission::Admission,
     audit::{Action, AuditEvent, AuditLog},
     matchers::Matchers,
     rates::Rates,
@@ -73,8 +79,8 @@ use self::{
 };
 use crate::{
     domain::{
-        Clock, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName, Timestamp,
-        WorkspaceId, WrappedDataKey,
+        Clock, Deadline, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName,
+        Timestamp, WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
     store::{Key, Record, Store, StoreError, codec},
@@ -97,6 +103,20 @@ pub struct Limits {
     pub redactions_per_minute: NonZeroU32,
     /// Calls of PrepareTemplate per workspace and minute.
     pub preparations_per_minute: NonZeroU32,
+    /// Calls of one caller per second; `None`: as many as there are.
+    pub caller_calls_per_second: Option<NonZeroU32>,
+    /// Authorized calls of one workspace per second; `None`: as many as there
+    /// are.
+    pub workspace_calls_per_second: Option<NonZeroU32>,
+    /// Light calls of one workspace that are worked on at once; one with many
+    /// names, a template or a page counts as up to 4. Further calls wait.
+    pub workspace_calls_at_once: NonZeroU32,
+    /// Calls of one workspace that are worked on or wait.
+    pub workspace_calls: usize,
+    /// Of these, calls with a template.
+    pub workspace_documents: usize,
+    /// Streams of Redact of one workspace.
+    pub workspace_redactions: usize,
 }
 
 impl Default for Limits {
@@ -110,6 +130,13 @@ impl Default for Limits {
             max_audit_events: 10_000,
             redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
             preparations_per_minute: const { NonZeroU32::new(30).unwrap() },
+            caller_calls_per_second: None,
+            workspace_calls_per_second: None,
+            workspace_calls_at_once: const { NonZeroU32::new(16).unwrap() },
+            // A quarter of what the server takes of each.
+            workspace_calls: 1_000,
+            workspace_documents: 32,
+            workspace_redactions: 128,
         }
     }
 }
@@ -142,8 +169,9 @@ pub struct Secrets {
     policy: Arc<ArcSwap<Policy>>,
     environment: Environment,
     limits: Limits,
-    redactions: Rates,
-    preparations: Rates,
+    admission: Admission,
+    redactions: Rates<WorkspaceId>,
+    preparations: Rates<WorkspaceId>,
     matchers: Matchers,
     usage: UsageLog,
     /// Changes and streams under way. They go on when their caller hangs up;
@@ -255,8 +283,9 @@ impl Secrets {
     pub fn new(parts: Parts) -> Self {
         let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
         Self {
-            redactions: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
-            preparations: Rates::new(limits.preparations_per_minute, Arc::clone(&clock)),
+            admission: Admission::new(&limits, &clock),
+            redactions: Rates::per_minute(limits.redactions_per_minute, Arc::clone(&clock)),
+            preparations: Rates::per_minute(limits.preparations_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
             usage: UsageLog::default(),
             changes: TaskTracker::new(),
@@ -315,15 +344,23 @@ impl Secrets {
     }
 
     /// Writes the audit lines of a call and passes its outcome on. Success
-    /// that cannot be audited is withheld; a failure keeps its own reason.
+    /// that cannot be audited is withheld; a failure keeps its own reason. They
+    /// are handed in even after the deadline, but then not waited for.
+    ///
+    /// A call refused for the load has none: else a flood would fill the
+    /// stream.
     async fn audited<T>(
         &self,
+        deadline: Deadline,
         events: Vec<AuditEvent>,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
-        let written = self.audit.write(events).await;
+        if outcome.as_ref().is_err_and(Error::is_of_load) {
+            return outcome;
+        }
+        let written = timeout(self.left(deadline), self.audit.write(events)).await;
         let outcome = outcome?;
-        written.map_err(|_| Error::AuditUnavailable)?;
+        written.map_err(|_| Error::Timeout)?.map_err(|_| Error::AuditUnavailable)?;
         Ok(outcome)
     }
 
@@ -331,7 +368,7 @@ impl Secrets {
     pub async fn audit_refusal(&self, caller: &Caller, action: Action, error: &Error) {
         let event = AuditEvent::new(self.clock.now(), caller, action, error.reason());
         // The call fails with its own reason, whether or not the line lands.
-        let _ = self.audit.write(vec![event]).await;
+        let _ = self.audited(caller.deadline, vec![event], Ok(())).await;
     }
 
     fn event(

@@ -66,8 +66,8 @@ impl Bench {
         let before = self.store.reads();
         let mut stream = self.secrets.redact(&self.caller, open(names)).await.ok().unwrap();
         let mut out = Vec::new();
-        stream.push(text.as_bytes(), &mut out);
-        stream.finish(&mut out);
+        stream.push(text.as_bytes(), &mut out).await.unwrap();
+        stream.finish(&mut out).await.unwrap();
         stream.end().await.ok().unwrap();
         (String::from_utf8(out).unwrap(), self.store.reads() - before)
     }
