@@ -192,3 +192,19 @@ async fn the_rate_is_exact_and_does_not_add_up() {
         assert_eq!(opened().await, Some(Error::RateLimited { wait: step }));
     }
 }
+
+#[tokio::test]
+async fn a_matcher_is_built_to_the_end_though_nobody_waits_for_it() {
+    let bench = Bench::new();
+    bench.store(workspace(), "KEY", "a-long-enough-value").await;
+    let before = bench.store.reads();
+    {
+        let mut opening = Box::pin(bench.secrets.redact(&bench.caller, open(None)));
+        // It gets as far as to wait for the build, and is given up.
+        assert!(futures_util::poll!(&mut opening).is_pending());
+    }
+    while bench.store.reads() == before {
+        tokio::task::yield_now().await;
+    }
+    assert!(!bench.reads_again().await, "the next call finds it");
+}
