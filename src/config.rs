@@ -44,7 +44,7 @@ use crate::{
         access::Policy,
         audit::{AuditConfig, AuditSink},
     },
-    store::redis::{KeyPrefix, Password, RedisConfig, RedisUrl},
+    store::redis::{KeyPrefix, Password, PasswordSource, RedisConfig, RedisUrl},
     telemetry::TelemetryConfig,
 };
 
@@ -273,7 +273,12 @@ fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
         .and_then(|text| f.note("--store", parse_store(text)));
     f.not_empty("--redis-username", args.redis_username.as_ref());
     let password = args.redis_password_file.as_ref().and_then(|path| {
-        f.note(&format!("--redis-password-file {path}"), read_password(Path::new(path)))
+        let path = PathBuf::from(path);
+        let file = format!("--redis-password-file {}", path.display());
+        f.note(&file, read_password(&path))?;
+        let source: PasswordSource =
+            Arc::new(move || read_password(&path).map_err(|fault| format!("{file}: {fault}")));
+        Some(source)
     });
     let ca = args.redis_ca.as_ref().and_then(|path| {
         f.note(&format!("--redis-ca {path}"), check_certificates(Path::new(path)))?;

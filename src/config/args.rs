@@ -118,7 +118,7 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_USERNAME", value_name = "NAME")]
     pub redis_username: Option<String>,
 
-    /// File with the Redis password, closed to others
+    /// File with the Redis password, closed to others; read for each connection
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<String>,
 

@@ -1,53 +1,32 @@
 //! How often a caller or a workspace may call.
 
-use std::{hash::Hash, num::NonZeroU32, sync::Arc, time::Duration};
-
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock as GovernorClock, Reference as _},
-    middleware::NoOpMiddleware,
-    state::keyed::HashMapStateStore,
-};
+use std::{hash::Hash, num::NonZeroU32, sync::Arc};
 
 use super::Error;
-use crate::domain::Clock;
-
-type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Monotonic, NoOpMiddleware<Duration>>;
+use crate::domain::{self, Clock};
 
 /// Of how many seconds unused calls add up, where calls are counted by the
 /// second.
-const BURST_SECONDS: u32 = 10;
+const BURST_SECONDS: NonZeroU32 = const { NonZeroU32::new(10).unwrap() };
 
-/// Bounds calls of one kind, each key for itself, on this replica.
+/// Bounds calls of one kind, each key for itself, on this replica; or does not.
 ///
 /// Remembers a key from its first call until it has all its calls left, and
 /// then to the next [`tidy`](Self::tidy).
-pub(super) struct Rates<K: Clone + Eq + Hash> {
-    limiter: Option<Limiter<K>>,
-    clock: Monotonic,
-}
+pub(super) struct Rates<K: Clone + Eq + Hash>(Option<domain::Rates<K>>);
 
 impl<K: Clone + Eq + Hash> Rates<K> {
     /// So many calls per minute. Unused calls do not add up to more than one
     /// minute's.
     pub(super) fn per_minute(calls: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
-        Self::new(Some(Quota::per_minute(calls)), clock)
+        Self(Some(domain::Rates::per_minute(calls, clock)))
     }
 
     /// So many calls per second; `None`: as many as there are. Unused calls add
     /// up to those of ten seconds.
     pub(super) fn per_second(calls: Option<NonZeroU32>, clock: Arc<dyn Clock>) -> Self {
-        let quota = calls.map(|calls| {
-            let burst = calls.saturating_mul(const { NonZeroU32::new(BURST_SECONDS).unwrap() });
-            Quota::per_second(calls).allow_burst(burst)
-        });
-        Self::new(quota, clock)
-    }
-
-    fn new(quota: Option<Quota>, clock: Arc<dyn Clock>) -> Self {
-        let clock = Monotonic(clock);
-        let limiter = |quota| RateLimiter::new(quota, HashMapStateStore::default(), clock.clone());
-        Self { limiter: quota.map(limiter), clock }
+        let burst = |calls: NonZeroU32| calls.saturating_mul(BURST_SECONDS);
+        Self(calls.map(|calls| domain::Rates::per_second(calls, burst(calls), clock)))
     }
 
     /// Counts a call.
@@ -55,38 +34,21 @@ impl<K: Clone + Eq + Hash> Rates<K> {
     /// # Errors
     /// [`Error::RateLimited`], with the time after which one is allowed.
     pub(super) fn count(&self, key: &K) -> Result<(), Error> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        limiter.check_key(key).map_err(|refusal| {
-            let free = refusal.earliest_possible();
-            let wait: Duration = free.duration_since(self.clock.now()).into();
-            Error::RateLimited { wait }
-        })
+        let Some(rates) = &self.0 else { return Ok(()) };
+        rates.count(key).map_err(|wait| Error::RateLimited { wait })
     }
 
     /// Forgets keys that have all their calls left.
     pub(super) fn tidy(&self) {
-        if let Some(limiter) = &self.limiter {
-            limiter.retain_recent();
-            limiter.shrink_to_fit();
+        if let Some(rates) = &self.0 {
+            rates.tidy();
         }
-    }
-}
-
-/// The clock handed in, as governor reads it.
-#[derive(Clone)]
-struct Monotonic(Arc<dyn Clock>);
-
-impl GovernorClock for Monotonic {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.monotonic()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{sync::Mutex, time::Duration};
 
     use super::*;
     use crate::domain::Timestamp;
@@ -123,7 +85,7 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_refused_or_remembered() {
         let rates = Rates::per_second(None, Arc::new(Turned::default()));
-        assert!((0..10_000).all(|_| rates.count(&"a").is_ok()) && rates.limiter.is_none());
+        assert!((0..10_000).all(|_| rates.count(&"a").is_ok()) && rates.0.is_none());
     }
 
     #[test]
@@ -136,6 +98,6 @@ mod tests {
         *clock.0.lock().unwrap() += Duration::from_millis(100);
         rates.count(&0).unwrap();
         rates.tidy();
-        assert_eq!(rates.limiter.unwrap().len(), 1);
+        assert_eq!(rates.0.unwrap().remembered(), 1);
     }
 }

@@ -32,11 +32,11 @@ use tokio::{
 
 use self::{
     call::{Call, commit_arguments, committed},
-    link::{Failure, Link},
+    link::{DISK_FAILS, Failure, Link},
     scripts::{COMMIT, Lua, SCAN, SHRED},
 };
 pub use self::{
-    config::{ClientCertificate, KeyPrefix, Password, RedisConfig, RedisUrl},
+    config::{ClientCertificate, KeyPrefix, Password, PasswordSource, RedisConfig, RedisUrl},
     connection::StartError,
 };
 use super::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor};
@@ -314,16 +314,21 @@ impl Store for RedisStore {
     }
 
     /// Deletes a key that is never there. That changes nothing, yet Redis
-    /// refuses it for the same reasons as any write (replica, failing disk, too
-    /// few replicas) except full memory, which does not keep secrets from being
-    /// resolved.
+    /// refuses it for the same reasons as any write (replica, too few replicas)
+    /// except full memory. That, and a failing disk, do not keep secrets from
+    /// being resolved.
     async fn health(&self) -> Result<(), StoreError> {
         let links =
             [Some(&self.link), Some(&self.scans), self.replicated.as_ref().map(|r| &r.link)];
         for link in links.into_iter().flatten() {
             let mut command = redis::cmd("DEL");
             command.arg(format!("{}:health", self.config.prefix));
-            self.ask(link, command).await?;
+            match self.ask(link, command).await {
+                Err(error) if error == DISK_FAILS => {}
+                other => {
+                    other?;
+                }
+            }
         }
         Ok(())
     }

@@ -35,7 +35,8 @@ fn user(password: &str) -> Options {
 
 fn login(mut config: RedisConfig, user: &str, password: &str) -> RedisConfig {
     config.username = Some(user.to_owned());
-    config.password = Some(Password::new(password.to_owned()));
+    let password = password.to_owned();
+    config.password = Some(Arc::new(move || Ok(Password::new(password.clone()))));
     config
 }
 

@@ -1,19 +1,20 @@
 //! Settings of the Redis engine, parsed.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
 /// How to reach Redis and what to demand of it.
 ///
-/// No `Debug`: it holds the password.
+/// No `Debug`: it leads to the password.
 pub struct RedisConfig {
     /// Where it is.
     pub url: RedisUrl,
     /// ACL user; `None` is Redis's `default` user.
     pub username: Option<String>,
-    /// Its password.
-    pub password: Option<Password>,
+    /// Where its password is. Asked for each connection, so a new password
+    /// needs no restart.
+    pub password: Option<PasswordSource>,
     /// PEM file of the authorities that may vouch for the server; `None`: those
     /// of the operating system. Only for `rediss://`.
     pub ca: Option<PathBuf>,
@@ -63,6 +64,9 @@ pub struct ClientCertificate {
     /// Its private key.
     pub key: PathBuf,
 }
+
+/// Reads the password, or says why it cannot. May block on a disk.
+pub type PasswordSource = Arc<dyn Fn() -> Result<Password, String> + Send + Sync>;
 
 /// The password of the ACL user. Cannot be printed; overwritten on drop.
 pub struct Password(Zeroizing<String>);

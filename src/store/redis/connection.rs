@@ -156,7 +156,14 @@ where
     if let Some(username) = &config.username {
         login = login.set_username(username);
     }
-    if let Some(password) = &config.password {
+    if let Some(source) = &config.password {
+        let source = Arc::clone(source);
+        let password = tokio::task::spawn_blocking(move || source()).await;
+        let unreadable = StartError::Denied("the password cannot be read");
+        let password = password.map_err(|_| unreadable)?.map_err(|fault| {
+            tracing::warn!(fault, "Redis password cannot be read");
+            unreadable
+        })?;
         // The client library copies it for AUTH and does not overwrite that.
         login = login.set_password(password.expose());
     }

@@ -28,6 +28,9 @@ use crate::store::StoreError;
 /// random, so that many instances do not come back at one moment.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// What it was told to write, Redis cannot put on its disk. Reads go on.
+pub(super) const DISK_FAILS: StoreError = StoreError::Unavailable("Redis cannot persist writes");
+
 /// One shared connection and the task that replaces it.
 pub(super) struct Link {
     live: watch::Receiver<Option<Live>>,
@@ -205,9 +208,11 @@ fn classify(code: &str) -> Failure {
         "MASTERDOWN" => Failure::Lost("Redis has lost its master"),
         "OOM" => Failure::Store(StoreError::Full),
         "WRONGTYPE" => Failure::Store(StoreError::Malformed("a Redis key has another type")),
-        "MISCONF" => unavailable("Redis cannot persist writes"),
+        "MISCONF" => Failure::Store(DISK_FAILS),
         "NOREPLICAS" => unavailable("Redis has too few replicas to write"),
-        "NOPERM" | "NOAUTH" => unavailable("Redis denies access"),
+        "NOPERM" => unavailable("Redis denies access"),
+        // A new connection shows the password as it is by then.
+        "NOAUTH" => Failure::Lost("Redis demands a password"),
         "BUSY" => unavailable("Redis is busy with a script"),
         _ => unavailable("Redis answers with an error"),
     }

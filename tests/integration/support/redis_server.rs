@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tempfile::TempDir;
 
 use super::program;
@@ -131,6 +132,25 @@ impl RedisServer {
         program::signal(&self.child, "-CONT");
     }
 
+    /// Its data directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Lets it write no file, as on a full disk, or any file again.
+    pub(crate) fn fill_disk(&self, full: bool) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // The hard limit stays: raising it needs a right.
+        let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
+        let current = if full { Some(1) } else { maximum };
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum }).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) {
+        assert!(program::ended(&mut self.child, Duration::from_secs(30)).await.is_some());
+    }
+
     /// What redis-cli prints, without the last line feed.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         cli(&self.options, self.port, arguments)
@@ -181,7 +201,10 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
 /// `None` if it ends at once, as it does when the port is taken.
 async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child> {
     let port_text = port.to_string();
-    let mut command = Command::new("redis-server");
+    // On a file that may not grow, the signal would kill it instead of the write
+    // failing as on a full disk.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec redis-server \"$@\"", "redis-server"]);
     command.args(["--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"]);
     command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(directory);
     match &options.tls {
