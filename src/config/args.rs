@@ -298,6 +298,39 @@ pub struct ServeArgs {
     )]
     pub max_preparations_per_minute: String,
 
+    /// Calls of one caller per second, on each replica; those not made add up
+    /// to those of 10 seconds. 0: no limit
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_CALLER_CALLS_PER_SECOND",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "0"
+    )]
+    pub max_caller_calls_per_second: String,
+
+    /// Calls of one workspace per second, on each replica; those not made add up
+    /// to those of 10 seconds. 0: no limit
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_WORKSPACE_CALLS_PER_SECOND",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "0"
+    )]
+    pub max_workspace_calls_per_second: String,
+
+    /// Calls of one workspace that each replica works on at once, at least 1;
+    /// a large call counts as up to 4, and further ones wait
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_WORKSPACE_CALLS_AT_ONCE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "16"
+    )]
+    pub max_workspace_calls_at_once: String,
+
     /// Longest time from SIGTERM to the end of the process
     #[arg(
         long,

@@ -45,6 +45,7 @@ mod matchers;
 mod memory;
 mod on_engines;
 mod operations;
+mod overload;
 mod prepare;
 mod redact;
 mod redis_down;

@@ -15,6 +15,7 @@ pub(crate) mod otlp_sink;
 pub(crate) mod pki;
 pub(crate) mod platform;
 pub(crate) mod program;
+pub(crate) mod raw_call;
 pub(crate) mod raw_redis;
 pub(crate) mod redis_cluster;
 pub(crate) mod redis_server;
