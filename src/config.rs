@@ -35,8 +35,10 @@ pub use self::{
 };
 use crate::{
     domain::Environment,
+    envelope::KeyringConfig,
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
+    process::Memory,
     service::{
         Limits, Rotation,
         access::Policy,
@@ -74,6 +76,8 @@ pub struct ServeConfig {
     pub store: StoreConfig,
     /// Which KMS key, and how to reach it.
     pub kms: AwsKmsConfig,
+    /// How long unwrapped data keys serve.
+    pub keyring: KeyringConfig,
     /// Operator's limits.
     pub limits: Limits,
     /// Longest time from SIGTERM to the end of the process.
@@ -98,11 +102,12 @@ pub struct DevConfig {
 }
 
 impl ServeConfig {
-    /// Parses the arguments and reads the files they name.
+    /// Parses the arguments and reads the files they name. `memory` tells what
+    /// became of locking it.
     ///
     /// # Errors
     /// All faults.
-    pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
+    pub fn parse(args: ServeArgs, memory: Memory) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let f = &mut faults;
         for found in body_logging(|name| std::env::var_os(name).is_some()) {
@@ -126,6 +131,11 @@ impl ServeConfig {
             "a number of secrets, at least 1",
         );
         let rotation = rotation(f, &args);
+        let keyring = keyring(f, &args.forget_data_keys_after);
+        let must_lock = f.switch("--require-locked-memory", &args.require_locked_memory);
+        if let (Some(true), Memory::Unlocked(why)) = (must_lock, memory) {
+            f.0.push(format!("--require-locked-memory: memory cannot be locked: {why}"));
+        }
         let max_versions =
             f.at_most("--max-versions", &args.max_versions, 100, "a number of earlier values");
         let max_audit_events = f.at_most(
@@ -166,6 +176,7 @@ impl ServeConfig {
                 audit_config: AuditConfig::default(),
                 store: store?,
                 kms: kms?,
+                keyring: keyring?,
                 limits: Limits {
                     max_secrets_per_workspace: max_secrets?.get().into(),
                     rotation: rotation?,
@@ -271,6 +282,15 @@ fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
     }
     let age = Some(age?).filter(|age| !age.is_zero());
     Some(Rotation { age, changes: Some(changes?).filter(|changes| *changes > 0) })
+}
+
+/// A quarter of the time must have room for an attempt to reach the KMS.
+fn keyring(f: &mut Faults, age: &str) -> Option<KeyringConfig> {
+    const FLAG: &str = "--forget-data-keys-after";
+    let age = f.duration(FLAG, age)?;
+    let range = Duration::from_secs(4)..=Duration::from_secs(60 * 60);
+    let fits = range.contains(&age).then(|| KeyringConfig::forgetting_after(age));
+    f.note(FLAG, fits.ok_or("must be at least 4s and at most 1h"))
 }
 
 /// Reads a policy file.

@@ -45,6 +45,7 @@ mod memory;
 mod on_engines;
 mod operations;
 mod prepare;
+mod process;
 mod redact;
 mod redis_down;
 mod refresh_storm;
