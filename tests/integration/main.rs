@@ -33,6 +33,7 @@ mod identity;
 mod independent_decoder;
 mod keyring;
 mod keys;
+mod killed;
 mod kms;
 mod kms_down;
 mod kms_faults;

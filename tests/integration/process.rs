@@ -104,8 +104,10 @@ async fn nothing_dumps_or_reads_it_and_it_gains_no_rights() {
     }
     assert!(threads > 2, "{threads}");
     for file in ["data/store.redb", "data/kek", "data/audit.jsonl"] {
-        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o077, 0, "{file}");
+        let file = dir.path().join(file);
+        until(|| file.exists()).await;
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", file.display());
     }
 }
 
