@@ -14,6 +14,7 @@ mod bad_input;
 mod bad_messages;
 mod canary;
 mod canary_dev;
+mod cancelled;
 mod changes;
 mod check;
 mod cli;
