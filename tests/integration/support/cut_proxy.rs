@@ -57,7 +57,9 @@ impl CutProxy {
             let mut relays = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+                    continue;
+                };
                 let ((from_client, to_client), (from_server, to_server)) =
                     (client.into_split(), server.into_split());
                 // However one ends, the other does too, and with it the connection.
