@@ -216,6 +216,32 @@ async fn without_a_limit_memory_is_locked_and_stays_so() {
     assert_eq!(unlocked.count(), 0, "{maps}");
 }
 
+/// Whatever this machine permits.
+#[tokio::test]
+async fn what_the_log_says_of_memory_is_true() {
+    let platform = Platform::start_with(Options::default()).await;
+    let replica = platform.replica().await;
+    let log = replica.stderr();
+    assert_eq!(log.matches(LOCKED).count() + log.matches(UNLOCKED).count(), 1, "{log}");
+    let locked = log.contains(LOCKED);
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", replica.pid()));
+    // Only root may look.
+    if let Ok(smaps) = smaps {
+        let flags = smaps.split("VmFlags:").skip(1).map(|flags| flags.lines().next().unwrap());
+        let writable: Vec<_> = flags.filter(|flags| flags.contains(" wr ")).collect();
+        let all = |is: bool| writable.iter().all(|flags| flags.contains(" lo") == is);
+        assert!(all(locked), "{locked}: {smaps}");
+    }
+    // Who is to demand it has what is demanded, or does not start.
+    let mut demanding = platform.launch(&["--require-locked-memory=true"]);
+    if locked {
+        demanding.ready(&platform).await;
+    } else {
+        let status = demanding.ended(Duration::from_secs(60)).await;
+        assert_eq!(status.code(), Some(64), "{}", demanding.stderr());
+    }
+}
+
 /// Set, it makes some TLS libraries write the keys of every connection to a file.
 #[tokio::test]
 async fn no_tls_key_is_written_to_a_file() {
