@@ -37,8 +37,10 @@ pub use self::{
 };
 use crate::{
     domain::{Environment, WorkspaceId},
+    envelope::KeyringConfig,
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
+    process::Memory,
     service::{
         Limits,
         access::Policy,
@@ -68,6 +70,8 @@ pub struct ServeConfig {
     pub store: StoreConfig,
     /// Which KMS key, and how to reach it.
     pub kms: AwsKmsConfig,
+    /// How long unwrapped data keys serve.
+    pub keyring: KeyringConfig,
     /// Operator's limits.
     pub limits: Limits,
     /// Longest time from SIGTERM to the end of the process.
@@ -92,11 +96,12 @@ pub struct DevConfig {
 }
 
 impl ServeConfig {
-    /// Parses the arguments and reads the files they name.
+    /// Parses the arguments and reads the files they name. `memory` tells what
+    /// became of locking it.
     ///
     /// # Errors
     /// All faults.
-    pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
+    pub fn parse(args: ServeArgs, memory: Memory) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let f = &mut faults;
         for found in body_logging(|name| std::env::var_os(name).is_some()) {
@@ -119,6 +124,11 @@ impl ServeConfig {
         let store = store::store(f, &args);
         let kms = kms(f, &args);
         let limits = limits::parse(f, &args);
+        let keyring = keyring(f, &args.forget_data_keys_after);
+        let must_lock = f.switch("--require-locked-memory", &args.require_locked_memory);
+        if let (Some(true), Memory::Unlocked(why)) = (must_lock, memory) {
+            f.0.push(format!("--require-locked-memory: memory cannot be locked: {why}"));
+        }
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -139,6 +149,7 @@ impl ServeConfig {
                 store: store?,
                 kms: kms?,
                 limits: limits?,
+                keyring: keyring?,
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),
@@ -223,6 +234,15 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
     let path = PathBuf::from(f.required("--policy", path)?);
     f.note(&format!("--policy {}", path.display()), load_policy(&path))?;
     Some(path)
+}
+
+/// A quarter of the time must have room for an attempt to reach the KMS.
+fn keyring(f: &mut Faults, age: &str) -> Option<KeyringConfig> {
+    const FLAG: &str = "--forget-data-keys-after";
+    let age = f.duration(FLAG, age)?;
+    let range = Duration::from_secs(4)..=Duration::from_secs(60 * 60);
+    let fits = range.contains(&age).then(|| KeyringConfig::forgetting_after(age));
+    f.note(FLAG, fits.ok_or("must be at least 4s and at most 1h"))
 }
 
 /// Reads a policy file.

@@ -214,6 +214,29 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_KMS_REGION", value_name = "REGION")]
     pub kms_region: Option<String>,
 
+    /// Longest time that an unwrapped data key stays in memory, from 4s to 1h;
+    /// values can be read for so long while the KMS is unavailable, and written for
+    /// a quarter of it
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_FORGET_DATA_KEYS_AFTER",
+        value_name = "DURATION",
+        default_value = "1h"
+    )]
+    pub forget_data_keys_after: String,
+
+    /// Refuse to start if memory cannot be locked, instead of warning
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_REQUIRE_LOCKED_MEMORY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false"
+    )]
+    pub require_locked_memory: String,
+
     /// Secrets that one workspace may hold, at least 1
     #[arg(
         long,

@@ -1,6 +1,7 @@
 //! What tests share.
 
 pub(crate) mod bench;
+pub(crate) mod cut_proxy;
 pub(crate) mod documents;
 pub(crate) mod edge;
 pub(crate) mod encodings;
@@ -22,4 +23,5 @@ pub(crate) mod redis_server;
 pub(crate) mod sentinels;
 pub(crate) mod service;
 pub(crate) mod store;
+pub(crate) mod told;
 pub(crate) mod tools;
