@@ -23,7 +23,15 @@ const PIECE: usize = 16 * 1024;
 ///
 /// A task of its own does this: HTTP/2 does not ask a body for anything, not
 /// even the time, while the peer takes no more.
-pub(super) fn held(body: Body, place: impl Send + 'static, within: Option<Duration>) -> Body {
+///
+/// `count` is told how many bytes of a message wait to be read, and refuses
+/// those that are too many: the answer ends with its error.
+pub(super) fn held(
+    body: Body,
+    place: impl Send + 'static,
+    within: Option<Duration>,
+    count: impl FnMut(usize) -> Result<(), Error> + Send + 'static,
+) -> Body {
     if body.is_end_stream() {
         return body;
     }
@@ -37,7 +45,7 @@ pub(super) fn held(body: Body, place: impl Send + 'static, within: Option<Durati
             }
         };
         tokio::select! {
-            () = hand_over(body, &frames) => {}
+            () = hand_over(body, &frames, count) => {}
             () = frames.closed() => {}
             () = end => {}
         }
@@ -45,10 +53,19 @@ pub(super) fn held(body: Body, place: impl Send + 'static, within: Option<Durati
     Body::new(Unread { frames: unread, complete: false })
 }
 
-async fn hand_over(mut body: Body, frames: &mpsc::Sender<Result<Frame<Bytes>, Status>>) {
+async fn hand_over(
+    mut body: Body,
+    frames: &mpsc::Sender<Result<Frame<Bytes>, Status>>,
+    mut count: impl FnMut(usize) -> Result<(), Error>,
+) {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let sent = match frame.map(Frame::into_data) {
             Ok(Ok(mut data)) => loop {
+                if let Err(error) = count(data.len()) {
+                    drop((data, body));
+                    let _ = frames.send(Err(error.into())).await;
+                    return;
+                }
                 // A copy: a slice would keep the whole answer in memory.
                 let piece = Bytes::copy_from_slice(&data.split_to(data.len().min(PIECE)));
                 let sent = frames.send(Ok(Frame::data(piece))).await;
@@ -97,7 +114,10 @@ impl http_body::Body for Unread {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Arc};
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex},
+    };
 
     use http::HeaderMap;
 
@@ -145,14 +165,14 @@ mod tests {
         let message = || Frame::data(Bytes::from_owner(Message { _alive: Arc::clone(&alive) }));
         let frames = [message(), message(), Frame::trailers(HeaderMap::new())].into();
         let source = Source { frames, endless: false, _alive: Arc::clone(&alive) };
-        (held(Body::new(source), Arc::clone(&alive), Some(WITHIN)), alive)
+        (held(Body::new(source), Arc::clone(&alive), Some(WITHIN), |_| Ok(())), alive)
     }
 
     /// A stream on which nothing comes.
     fn quiet() -> (Body, Arc<()>) {
         let alive = Arc::new(());
         let source = Source { frames: VecDeque::new(), endless: true, _alive: Arc::clone(&alive) };
-        (held(Body::new(source), Arc::clone(&alive), None), alive)
+        (held(Body::new(source), Arc::clone(&alive), None, |_| Ok(())), alive)
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -198,6 +218,31 @@ mod tests {
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
         assert!(next(&mut body).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_too_much_ends_with_the_error_and_is_let_go() {
+        let (most, told) = (MESSAGE, Arc::new(Mutex::new(vec![])));
+        for most in [most, most - 1] {
+            let alive = Arc::new(());
+            let message = Message { _alive: Arc::clone(&alive) };
+            let frames = [Frame::data(Bytes::from_owner(message))].into();
+            let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
+            let told = Arc::clone(&told);
+            let mut body = held(Body::new(source), Arc::clone(&alive), Some(WITHIN), move |bytes| {
+                told.lock().unwrap().push(bytes);
+                if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
+            });
+            match next(&mut body).await.unwrap() {
+                Ok(frame) => assert!(frame.is_data() && most == MESSAGE),
+                Err(error) => {
+                    assert_eq!((error.code(), most), (tonic::Code::Unavailable, MESSAGE - 1));
+                    assert_eq!(Arc::strong_count(&alive), 1);
+                }
+            }
+        }
+        // Less and less is unread.
+        assert!(told.lock().unwrap().starts_with(&[MESSAGE, MESSAGE - PIECE]));
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,10 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
-    answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares,
+    answer,
+    identity::Peer,
+    intake::{self, Held, Room},
+    seldom::Seldom, server::ServerConfig, shares::Shares,
     status::unimplemented,
 };
 use crate::{domain::CallerId, service::Error, template::MAX_TEMPLATE_BYTES};
@@ -45,6 +48,21 @@ const JOBS: [&str; 2] = [
     "/workflowsecrets.v1.KeyService/ReencryptWorkspace",
     "/workflowsecrets.v1.KeyService/RewrapDataKeys",
 ];
+
+/// Bytes of the one message that a call begins with, at most; `None`: more
+/// messages follow.
+fn message_limit(path: &str) -> Option<usize> {
+    if path == REDACT || path.starts_with("/grpc.reflection.") {
+        None
+    } else if takes_document(path) {
+        Some(MAX_DOCUMENT_MESSAGE_BYTES)
+    } else if path.starts_with("/workflowsecrets.v1.SecretsService/") {
+        Some(MAX_MESSAGE_BYTES)
+    } else {
+        Some(MAX_OTHER_MESSAGE_BYTES)
+    }
+}
+
 /// Whether a call of the API takes a template.
 pub(super) fn takes_document(path: &str) -> bool {
     path.strip_prefix("/workflowsecrets.v1.SecretsService/").is_some_and(|method| {
@@ -57,6 +75,7 @@ pub(super) fn takes_document(path: &str) -> bool {
 ///
 /// Who has no identity is refused before any place is taken or a byte of the
 /// message read. A place is held until the answer is read, or its time is over.
+/// So is the [`Room`] of a message on its way and of an answer.
 #[derive(Clone)]
 pub(super) struct Limits(Arc<Inner>);
 
@@ -67,6 +86,7 @@ struct Inner {
     watches: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
     jobs: Arc<Semaphore>,
+    room: Room,
     timeout: Duration,
     unidentified: Seldom,
 }
@@ -89,6 +109,7 @@ impl Limits {
             watches: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+            room: Room::new(),
             timeout: config.call_timeout,
             unidentified: Seldom::default(),
         }))
@@ -163,6 +184,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + 
 impl<S> Service<Request<Body>> for Limited<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -179,13 +201,34 @@ where
             Ok(admitted) => admitted,
             Err(error) => return Box::pin(async move { Ok(refused(error)) }),
         };
-        // Bounds the receiving of the message too.
-        let answer = tokio::time::timeout(self.limits.0.timeout, self.inner.call(request));
+        let room = self.limits.0.room.clone();
+        let caller = Peer::id(request.extensions()).ok().cloned();
+        let limit = message_limit(request.uri().path());
+        // The one that is ready.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        let timeout = self.limits.0.timeout;
         Box::pin(async move {
-            match answer.await {
-                Ok(answer) => Ok(explain(answer?).map(|body| answer::held(body, place, within))),
-                Err(_) => Ok(refused(Error::Timeout)),
-            }
+            let answer = async {
+                let mut request = intake::lean(request);
+                if let Some(limit) = limit {
+                    request = intake::whole(request, limit, &room, caller.as_ref()).await?;
+                }
+                Ok(inner.call(request).await)
+            };
+            // Bounds the receiving of the message too.
+            let answer = match tokio::time::timeout(timeout, answer).await {
+                Ok(Ok(answer)) => explain(answer?),
+                Ok(Err(status)) => return Ok(explain(Status::into_http(status))),
+                Err(_) => return Ok(refused(Error::Timeout)),
+            };
+            let mut held = Held::default();
+            let count = move |bytes| match (&caller, within) {
+                (Some(caller), Some(_)) => room.hold(caller, &mut held, bytes),
+                // Streams are bounded in number.
+                _ => Ok(()),
+            };
+            Ok(answer.map(|body| answer::held(body, place, within, count)))
         })
     }
 }

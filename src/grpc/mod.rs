@@ -7,6 +7,7 @@ mod convert;
 mod documents;
 mod handlers;
 pub mod identity;
+mod intake;
 mod limits;
 pub mod proto;
 mod redact;
@@ -15,5 +16,6 @@ mod server;
 mod shares;
 mod status;
 pub mod tls;
+mod transients;
 
 pub use server::{Health, ServerConfig, serve};
