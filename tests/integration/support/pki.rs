@@ -120,6 +120,7 @@ pub(crate) fn write_server_files(dir: &Path, server: &Identity, client_ca: &Ca) 
         cert: dir.join("tls.crt"),
         key: dir.join("tls.key"),
         client_ca: dir.join("ca.crt"),
+        client_crl: None,
     };
     fs::write(&files.cert, &server.cert).unwrap();
     write_key(&files.key, &server.key);
