@@ -63,7 +63,10 @@ async fn hand_over(
             Ok(Ok(mut data)) => loop {
                 if let Err(error) = count(data.len()) {
                     drop((data, body));
-                    let _ = frames.send(Err(error.into())).await;
+                    // Trailers, for a reset would not tell why.
+                    let mut trailers = Status::from(error).into_http::<()>().into_parts().0.headers;
+                    trailers.remove(http::header::CONTENT_TYPE);
+                    let _ = frames.send(Ok(Frame::trailers(trailers))).await;
                     return;
                 }
                 // A copy: a slice would keep the whole answer in memory.
@@ -233,12 +236,14 @@ mod tests {
                 told.lock().unwrap().push(bytes);
                 if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
             });
-            match next(&mut body).await.unwrap() {
-                Ok(frame) => assert!(frame.is_data() && most == MESSAGE),
-                Err(error) => {
+            match next(&mut body).await.unwrap().unwrap().into_trailers() {
+                Ok(trailers) => {
+                    let error = Status::from_header_map(&trailers).unwrap();
                     assert_eq!((error.code(), most), (tonic::Code::Unavailable, MESSAGE - 1));
+                    settle().await;
                     assert_eq!(Arc::strong_count(&alive), 1);
                 }
+                Err(frame) => assert!(frame.is_data() && most == MESSAGE),
             }
         }
         // Less and less is unread.

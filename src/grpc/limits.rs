@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use super::{
     answer,
     identity::Peer,
-    intake::{self, Held, Room},
+    intake::{self, Held, Room, Turn},
     seldom::Seldom, server::ServerConfig, shares::Shares,
     status::unimplemented,
 };
@@ -48,6 +48,18 @@ const JOBS: [&str; 2] = [
     "/workflowsecrets.v1.KeyService/ReencryptWorkspace",
     "/workflowsecrets.v1.KeyService/RewrapDataKeys",
 ];
+
+/// Whether a call may answer much. It changes nothing, so that its answer can
+/// be withheld.
+fn answers_much(path: &str) -> bool {
+    path.strip_prefix("/workflowsecrets.v1.SecretsService/").is_some_and(|method| {
+        method.starts_with("List")
+            || matches!(
+                method,
+                "ResolveSecrets" | "RenderTemplate" | "CheckReferences" | "PrepareTemplate"
+            )
+    })
+}
 
 /// Bytes of the one message that a call begins with, at most; `None`: more
 /// messages follow.
@@ -204,6 +216,7 @@ where
         let room = self.limits.0.room.clone();
         let caller = Peer::id(request.extensions()).ok().cloned();
         let limit = message_limit(request.uri().path());
+        let much = answers_much(request.uri().path());
         // The one that is ready.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
@@ -217,16 +230,18 @@ where
                 Ok(inner.call(request).await)
             };
             // Bounds the receiving of the message too.
-            let answer = match tokio::time::timeout(timeout, answer).await {
+            let mut answer = match tokio::time::timeout(timeout, answer).await {
                 Ok(Ok(answer)) => explain(answer?),
                 Ok(Err(status)) => return Ok(explain(Status::into_http(status))),
                 Err(_) => return Ok(refused(Error::Timeout)),
             };
-            let mut held = Held::default();
-            let count = move |bytes| match (&caller, within) {
-                (Some(caller), Some(_)) => room.hold(caller, &mut held, bytes),
-                // Streams are bounded in number.
-                _ => Ok(()),
+            let (mut held, mut turn) = (Held::default(), answer.extensions_mut().remove::<Turn>());
+            let count = move |bytes| {
+                drop(turn.take());
+                match &caller {
+                    Some(caller) if much => room.hold(caller, &mut held, bytes),
+                    _ => Ok(()),
+                }
             };
             Ok(answer.map(|body| answer::held(body, place, within, count)))
         })
