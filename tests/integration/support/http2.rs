@@ -108,6 +108,8 @@ struct Frame {
 pub(crate) struct Heard {
     pub(crate) answers: usize,
     pub(crate) resets: usize,
+    /// Streams, by a reset or in order.
+    pub(crate) ended: usize,
     /// Answers to PING.
     pub(crate) pongs: usize,
     /// The error code of its GOAWAY.
@@ -165,6 +167,7 @@ impl Http2 {
         let task = tokio::spawn(async move {
             while let Ok(Frame { kind, flags, payload }) = next(&mut read).await {
                 let mut heard = note.lock().unwrap();
+                heard.ended += usize::from(kind == RST_STREAM || ends(kind, flags));
                 match kind {
                     HEADERS => heard.answers += 1,
                     RST_STREAM => heard.resets += 1,
@@ -179,6 +182,10 @@ impl Http2 {
         });
         Listener { heard, task }
     }
+}
+
+fn ends(kind: u8, flags: u8) -> bool {
+    [HEADERS, DATA].contains(&kind) && flags & END_STREAM > 0
 }
 
 /// Listens to a connection.
