@@ -83,27 +83,34 @@ async def execute(options, directory, outputs):
         )
     except OSError as error:
         return True, f"cannot be started: {error.strerror}"
+    pipes = []
     try:
-        sources = [await reader(pipe) for pipe in (process.stdout, process.stderr)]
-        passing = [asyncio.create_task(o.pass_on(s)) for o, s in zip(outputs, sources)]
-        in_time = True
         try:
-            async with asyncio.timeout(options.timeout):
-                await asyncio.to_thread(process.wait)
-        except TimeoutError:
-            in_time = False
+            for pipe in (process.stdout, process.stderr):
+                pipes.append(await reader(pipe))
+            passing = [asyncio.create_task(o.pass_on(s)) for o, (s, _) in zip(outputs, pipes)]
+            in_time = True
+            try:
+                async with asyncio.timeout(options.timeout):
+                    await asyncio.to_thread(process.wait)
+            except TimeoutError:
+                in_time = False
+        finally:
+            # With all that it has started.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        # A process that has left the group may hold the pipes open.
+        await asyncio.wait(passing, timeout=DRAIN)
+        for output, task in zip(outputs, passing):
+            if task.done():
+                task.result()
+            else:
+                task.cancel()
+                output.fail(f"not through within {DRAIN} s of the code's end")
     finally:
-        # With all that it has started.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    # A process that has left the group may hold the pipes open.
-    await asyncio.wait(passing, timeout=DRAIN)
-    for output, task in zip(outputs, passing):
-        if task.done():
-            task.result()
-        else:
-            task.cancel()
-            output.fail(f"not through within {DRAIN} s of the code's end")
+        # Not left to their end, which may come after that of the loop.
+        for _, transport in pipes:
+            transport.close()
     status = await asyncio.to_thread(process.wait)
     return in_time, f"it ended with status {status}" if status else None
 
@@ -111,8 +118,8 @@ async def execute(options, directory, outputs):
 async def reader(pipe):
     stream = asyncio.StreamReader(limit=CHUNK)
     protocol = lambda: asyncio.StreamReaderProtocol(stream)
-    await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
-    return stream
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(protocol, pipe)
+    return stream, transport
 
 
 async def run(options):

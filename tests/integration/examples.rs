@@ -338,12 +338,12 @@ async fn however_the_code_ends_nothing_of_it_is_left() {
         until_killed(&left.stdout).await;
     }
 
-    let flags = ["--credential", "STRIPE_KEY=stripe", "--timeout", "5"];
+    let flags = ["--credential", "STRIPE_KEY=stripe", "--timeout", "10"];
     let start = |language| stage.run_with(language, "executor", &flags, &["hangs"]);
     for late in BOTH.map(start) {
         let late = late.ended().await;
         assert_eq!(late.code, Some(5), "{}", late.stderr);
-        assert!(late.stderr.contains("killed after 5 s"), "{}", late.stderr);
+        assert!(late.stderr.contains("killed after 10 s"), "{}", late.stderr);
         until_killed(&late.stdout).await;
     }
 
