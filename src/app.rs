@@ -106,8 +106,7 @@ pub async fn serve(
         Watch::start("policy", vec![policy_file.clone()], move || load_policy(&policy_file))
             .map_err(|error| RunError::start("policy", error))?;
     let tls_files = config.tls_files;
-    let certificates =
-        Watch::start("TLS files", tls_files.paths(), move || tls::load(&tls_files))
+    let certificates = Watch::start("TLS files", tls_files.paths(), move || tls::load(&tls_files))
         .map_err(|error| RunError::start("TLS", error))?;
     let (policy, tls) = (policies.current(), certificates.current());
     let stop = CancellationToken::new();

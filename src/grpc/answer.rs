@@ -232,10 +232,11 @@ mod tests {
             let frames = [Frame::data(Bytes::from_owner(message))].into();
             let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
             let told = Arc::clone(&told);
-            let mut body = held(Body::new(source), Arc::clone(&alive), Some(WITHIN), move |bytes| {
-                told.lock().unwrap().push(bytes);
-                if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
-            });
+            let mut body =
+                held(Body::new(source), Arc::clone(&alive), Some(WITHIN), move |bytes| {
+                    told.lock().unwrap().push(bytes);
+                    if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
+                });
             match next(&mut body).await.unwrap().unwrap().into_trailers() {
                 Ok(trailers) => {
                     let error = Status::from_header_map(&trailers).unwrap();

@@ -58,13 +58,7 @@ pub struct Connection {
 impl Connection {
     /// One that may last for `life`, and on which HTTP/2 must begin within
     /// `begin`.
-    pub(super) fn new(
-        io: Io,
-        peer: Peer,
-        life: Duration,
-        begin: Duration,
-        places: Places,
-    ) -> Self {
+    pub(super) fn new(io: Io, peer: Peer, life: Duration, begin: Duration, places: Places) -> Self {
         let over = match &places.1 {
             Owner::Caller(_) => None,
             Owner::Nobody(stay) => Some(Box::pin(stay.over())),

@@ -19,7 +19,9 @@ use super::{
     answer,
     identity::Peer,
     intake::{self, Held, Room, Turn},
-    seldom::Seldom, server::ServerConfig, shares::Shares,
+    seldom::Seldom,
+    server::ServerConfig,
+    shares::Shares,
     status::unimplemented,
 };
 use crate::{domain::CallerId, service::Error, template::MAX_TEMPLATE_BYTES};

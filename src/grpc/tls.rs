@@ -11,18 +11,14 @@ use std::{
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{
-        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _,
-    },
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
     server::{
         NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
         danger::ClientCertVerifier,
     },
     version::{TLS12, TLS13},
 };
-use x509_parser::prelude::{
-    ASN1Time, CertificateRevocationList, FromDer as _, X509Certificate,
-};
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 /// PEM files of the server's identity and of the CA of its clients.

@@ -24,7 +24,7 @@ const FLOORS: [(&str, u8); 14] = [
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 16] = [
+const ADAPTERS: [(&str, &[&str]); 18] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),

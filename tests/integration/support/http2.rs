@@ -123,7 +123,10 @@ pub(crate) struct Http2 {
 
 impl Http2 {
     /// A connection over TLS on which nothing was said yet.
-    pub(crate) async fn silent(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Self> {
+    pub(crate) async fn silent(
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
         let (read, write) = split(pki::connect(address, Arc::clone(config)).await?);
         Ok(Self { write, read: Some(read) })
     }

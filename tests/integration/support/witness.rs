@@ -27,7 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// new one for each call.
 pub(crate) struct Witnesses {
     over: CancellationToken,
-    each: [(Arc<AtomicUsize>, JoinHandle<Result<(), String>>); 2],
+    each: [Witness; 2],
+}
+
+struct Witness {
+    calls: Arc<AtomicUsize>,
+    task: JoinHandle<Result<(), String>>,
 }
 
 impl Witnesses {
@@ -49,7 +54,7 @@ impl Witnesses {
                 }
                 Ok(())
             });
-            (calls, task)
+            Witness { calls, task }
         });
         let witnesses = Self { over, each };
         witnesses.until_served(10).await;
@@ -58,11 +63,11 @@ impl Witnesses {
 
     /// Until both have made so many more calls, or have failed.
     pub(crate) async fn until_served(&self, more: usize) {
-        let made = || self.each.each_ref().map(|(calls, _)| calls.load(Ordering::Relaxed));
+        let made = || self.each.each_ref().map(|one| one.calls.load(Ordering::Relaxed));
         let before = made();
         let served = async {
             while made().iter().zip(before).any(|(now, before)| *now < before + more) {
-                if self.each.iter().any(|(_, task)| task.is_finished()) {
+                if self.each.iter().any(|one| one.task.is_finished()) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -74,8 +79,8 @@ impl Witnesses {
     /// Asserts that no call was lost.
     pub(crate) async fn end(self) {
         self.over.cancel();
-        for (_, task) in self.each {
-            assert_eq!(timeout(2 * PATIENCE, task).await.unwrap().unwrap(), Ok(()));
+        for one in self.each {
+            assert_eq!(timeout(2 * PATIENCE, one.task).await.unwrap().unwrap(), Ok(()));
         }
     }
 }
