@@ -5,6 +5,8 @@ mod answer;
 mod connection;
 mod convert;
 mod documents;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handlers;
 pub mod identity;
 mod limits;

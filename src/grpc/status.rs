@@ -280,6 +280,10 @@ fn summary(all: &[Unresolved]) -> String {
             Cause::Expired => format!("{name} has expired{place}"),
             Cause::Malformed => format!("{name} is malformed{place}"),
             Cause::VersionMissing(version) => format!("{name} has no version {version}{place}"),
+            Cause::Stale { version, least } => {
+                format!("{name} is at version {version}, older than {least} seen before{place}")
+            }
+            Cause::Replaced => format!("{name} is another secret than the one seen before{place}"),
         }
     });
     let more = match all.len().saturating_sub(NAMED) {
@@ -307,6 +311,8 @@ fn unresolved(
             Cause::Expired => ("EXPIRED", None),
             Cause::Malformed => ("MALFORMED", None),
             Cause::VersionMissing(_) => ("VERSION_MISSING", None),
+            Cause::Stale { .. } => ("STALE", None),
+            Cause::Replaced => ("REPLACED", None),
         };
         let suggestion = suggestion.map(|other| (format!("suggestion.{name}"), other.to_string()));
         let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));

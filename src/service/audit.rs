@@ -13,6 +13,7 @@
 //! | Redact | when it opens, one per name, or one without a secret for all; when it ends, one per secret whose value was found |
 //! | Render, Prepare or Redact that is not granted or asks for too much | one, without a secret |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
+//! | no call: the store has gone back | one per workspace, within seconds of the call that saw it |
 //! | no identity | none, or anybody could fill the stream: the log tells of them |
 //! | a message that does not decode or is too large; `UNIMPLEMENTED`; a call whose deadline has passed when it comes | none |
 //! | `OVERLOADED`, `RATE_LIMITED` | none, or a flood would fill the stream: the log tells of them |
@@ -29,9 +30,9 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `list_audit_events`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
-//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; or the reason of the error (`NOT_GRANTED`, ...) |
-//! | `caller` | SPIFFE id of the client's certificate; in every line |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `list_audit_events`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred`; `store_regressed` |
+//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; `older` or `shredded_data_back` of `store_regressed`; or the reason of the error (`NOT_GRANTED`, ...) |
+//! | `caller` | SPIFFE id of the client's certificate, `workflow-secrets` for no call; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
 //! | `workspace`, `secret`, `version` | what was touched |
 //! | `alias` | resolve, render: the key under which the value was returned |
@@ -175,6 +176,8 @@ pub enum Action {
     RewrapDataKeys,
     /// ShredWorkspace.
     Shred,
+    /// No call: the store has gone back behind what was seen of it.
+    StoreRegressed,
 }
 
 impl Action {
@@ -204,6 +207,7 @@ impl Action {
             Self::Reencrypt => "reencrypt",
             Self::RewrapDataKeys => "rewrap_data_keys",
             Self::Shred => "shred",
+            Self::StoreRegressed => "store_regressed",
         }
     }
 }

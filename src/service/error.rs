@@ -49,6 +49,15 @@ pub enum Cause {
     Malformed,
     /// The version asked for is not kept.
     VersionMissing(u64),
+    /// The store has an older version than the caller has seen.
+    Stale {
+        /// The one it has.
+        version: u64,
+        /// The least that the caller takes.
+        least: u64,
+    },
+    /// The name is another secret's than the caller has seen.
+    Replaced,
 }
 
 /// Why a call was refused or failed. Holds no value, key or ciphertext.

@@ -190,7 +190,7 @@ impl Secrets {
 /// Where a secret stands in a listing: its name; behind it, if it is deleted,
 /// its uid after a slash. In byte order, as the keys of both kinds are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(String);
+pub(super) struct Place(pub(super) String);
 
 impl Place {
     fn of(view: &SecretView) -> Self {
@@ -201,7 +201,7 @@ impl Place {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (name, uid) =
             text.split_once('/').map_or((text, None), |(name, uid)| (name, Some(uid)));
         SecretName::parse(name).ok()?;

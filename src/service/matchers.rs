@@ -289,6 +289,7 @@ impl Secrets {
     /// Drops what was derived from values and is not wanted or not true any
     /// more. To be called every few seconds.
     pub async fn tidy(&self) {
+        self.tell_regressions().await;
         self.keyring.drop_idle();
         self.admission.tidy();
         self.redactions.tidy();

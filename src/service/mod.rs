@@ -15,6 +15,8 @@ mod check;
 mod create;
 mod delete;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod get;
 mod idempotency;
 mod keys;
@@ -29,6 +31,7 @@ mod purge;
 mod rates;
 mod redact;
 mod references;
+mod regressions;
 mod render;
 mod resolve;
 mod rollback;
@@ -64,7 +67,7 @@ pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
 pub use redact::{OpenRedaction, Redaction, Tally};
 pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
-pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
+pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved, Seen};
 pub use rollback::RollbackSecret;
 pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
@@ -85,7 +88,10 @@ use crate::{
         Timestamp, WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
-    store::{Key, Record, Store, StoreError, codec},
+    store::{
+        Key, Record, Store, StoreError, codec,
+        witness::{ShreddedList, Witness},
+    },
 };
 
 /// What the operations are made of.
@@ -109,6 +115,8 @@ pub struct Parts {
 /// All that the operations need, wired once.
 pub struct Secrets {
     store: Arc<dyn Store>,
+    /// The same.
+    witness: Arc<Witness>,
     keyring: Keyring,
     clock: Arc<dyn Clock>,
     /// Audit stream.
@@ -229,6 +237,7 @@ impl Secrets {
     /// Wires the operations.
     pub fn new(parts: Parts) -> Self {
         let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
+        let witness = Arc::new(Witness::new(store, Arc::default()));
         Self {
             admission: Admission::new(&limits, &clock),
             redactions: Rates::per_minute(limits.redactions_per_minute, Arc::clone(&clock)),
@@ -237,7 +246,8 @@ impl Secrets {
             usage: UsageLog::default(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
-            store,
+            store: Arc::clone(&witness) as Arc<dyn Store>,
+            witness,
             keyring,
             clock,
             audit,
@@ -251,6 +261,13 @@ impl Secrets {
     #[must_use]
     pub fn without_usage(self) -> Self {
         Self { usage: UsageLog::off(), ..self }
+    }
+
+    /// The same, with workspaces that are destroyed whatever the store says.
+    #[must_use]
+    pub fn with_shredded(self, listed: Arc<ArcSwap<ShreddedList>>) -> Self {
+        let witness = Arc::new(self.witness.with_list(listed));
+        Self { store: Arc::clone(&witness) as Arc<dyn Store>, witness, ..self }
     }
 
     /// Whether the store can be used now.

@@ -7,9 +7,11 @@ use std::{
 
 use tokio::task::yield_now;
 
-use super::{ActiveKey, Cause, Error, Grants, Secrets, Stored, Unresolved};
+use super::{ActiveKey, Cause, Error, Grants, Secrets, Seen, Stored, Unresolved};
 use crate::{
-    domain::{DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, WorkspaceId},
+    domain::{
+        DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, SecretUid, WorkspaceId,
+    },
     envelope::{self, Binding, DataKey, Payload, SealedRecord},
     store::{Key, Record},
 };
@@ -39,6 +41,24 @@ impl Opened {
             }
             Self::Missing | Self::Expired(_) => false,
         }
+    }
+
+    /// The secret's identity, if its value is for use.
+    pub(super) fn uid(&self) -> Option<SecretUid> {
+        match self {
+            Self::Current(_, stored) => Some(stored.metadata.uid),
+            Self::Missing | Self::Expired(_) => None,
+        }
+    }
+
+    /// Whether it is less than a caller has seen of it.
+    pub(super) fn falls_short(&self, seen: &Seen) -> Option<Cause> {
+        let Self::Current(payload, stored) = self else { return None };
+        if seen.uid.is_some_and(|uid| uid != stored.metadata.uid) {
+            return Some(Cause::Replaced);
+        }
+        let stale = seen.min_version.filter(|least| payload.version < *least);
+        stale.map(|least| Cause::Stale { version: payload.version, least })
     }
 
     /// The value, if it is for use.

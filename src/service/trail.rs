@@ -179,11 +179,11 @@ impl ListAuditEvents {
 }
 
 /// The place of an entry, as a page token tells it.
-fn place(key: &Key) -> Option<&str> {
+pub(super) fn place(key: &Key) -> Option<&str> {
     key.as_str().strip_prefix(Key::TRAIL)
 }
 
-fn entry_at(place: &str) -> Option<Key> {
+pub(super) fn entry_at(place: &str) -> Option<Key> {
     let known = place.len() == 16 && place.bytes().all(|byte| byte.is_ascii_digit());
     known.then(|| Key::from_stored(format!("{}{place}", Key::TRAIL)))
 }

@@ -110,6 +110,19 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
+    /// A snapshot of all that it holds.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        assert_eq!(self.cli(&["SAVE"]), "OK");
+        std::fs::read(self.directory.path().join("dump.rdb")).unwrap()
+    }
+
+    /// Ends it, puts a snapshot in the place of its data, and starts it again.
+    pub(crate) async fn restore(&mut self, snapshot: &[u8]) {
+        self.shutdown_nosave();
+        std::fs::write(self.directory.path().join("dump.rdb"), snapshot).unwrap();
+        self.restart().await;
+    }
+
     /// Starts it again, on the same port and data, after it was ended.
     pub(crate) async fn restart(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "still running");
@@ -156,6 +169,22 @@ impl RedisServer {
         cli(&self.options, self.port, arguments)
     }
 
+    /// The same of a command that answers OK.
+    pub(crate) fn expect(&self, arguments: &[&str]) {
+        assert_eq!(self.cli(arguments), "OK", "{arguments:?}");
+    }
+
+    /// What redis-cli prints when it is fed these lines.
+    pub(crate) fn feed(&self, lines: &str) -> String {
+        feed(&self.options, self.port, &[], lines.as_bytes())
+    }
+
+    /// The first argument of an option that it was started with.
+    pub(crate) fn option(&self, name: &str) -> String {
+        let found = self.options.directives.iter().find(|(known, _)| known == name);
+        found.unwrap().1[0].clone()
+    }
+
     /// How often it has carried a command out since it started.
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let head = format!("cmdstat_{}:calls=", command.to_lowercase());
@@ -191,10 +220,15 @@ impl Drop for RedisServer {
 
 /// Waits for something to become true, at most ten seconds.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
+    until_within(Duration::from_secs(10), condition).await;
+}
+
+/// Waits for something to become true.
+pub(crate) async fn until_within(bound: Duration, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "did not come about");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(start.elapsed() < bound, "did not come about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -239,7 +273,7 @@ async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child>
     None
 }
 
-fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
+pub(crate) fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
     feed(options, port, arguments, b"")
 }
 
