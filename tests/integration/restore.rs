@@ -133,18 +133,18 @@ async fn an_older_snapshot_is_noticed_told_and_refused_to_those_who_know_better(
     let message = "KEY is at version 1, older than 2 seen before, \
                    OTHER is another secret than the one seen before; nothing was resolved";
     assert_eq!(status.message(), message);
-    let render = RenderTemplateRequest {
-        workspace: "ws".into(),
-        template: Some(Template::Text("{{secrets.KEY}}".into())),
-        credentials: short,
-        ..Default::default()
+    let render = |credentials| {
+        with(RenderTemplateRequest::default(), |request| {
+            request.workspace = "ws".into();
+            request.template = Some(Template::Text("{{secrets.KEY}}".into()));
+            request.credentials = credentials;
+        })
     };
-    let status = reader.clone().render_template(render.clone()).await.err().unwrap();
+    let status = reader.clone().render_template(render(short)).await.err().unwrap();
     assert_eq!(violations(&status), pairs(&[("STALE", "KEY"), ("REPLACED", "OTHER")]));
     let enough = vec![seen("KEY", 1, &key.uid), seen("OTHER", 1, &other.uid)];
     answer(&reader, &ask(enough.clone())).await.unwrap();
-    let render = RenderTemplateRequest { credentials: enough, ..render };
-    reader.clone().render_template(render).await.unwrap();
+    reader.clone().render_template(render(enough)).await.unwrap();
     let status = answer(&reader, &ask(vec![seen("KEY", 0, "no uid")])).await.err().unwrap();
     assert_eq!(reason(&status), (Code::InvalidArgument, "INVALID_FIELD".to_owned()));
 
@@ -154,11 +154,10 @@ async fn an_older_snapshot_is_noticed_told_and_refused_to_those_who_know_better(
         .await
         .unwrap();
     answer(&reader, &ask(vec![seen("KEY", 2, &key.uid)])).await.unwrap();
-    let check = CheckReferencesRequest {
-        workspace: "ws".into(),
-        credentials: vec![seen("KEY", 9, &other.uid)],
-        ..Default::default()
-    };
+    let check = with(CheckReferencesRequest::default(), |request| {
+        request.workspace = "ws".into();
+        request.credentials = vec![seen("KEY", 9, &other.uid)];
+    });
     assert!(writer.check_references(check).await.unwrap().into_inner().resolvable);
     assert_eq!(told(&replica).await.len(), 1);
 }
