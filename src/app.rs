@@ -19,7 +19,7 @@ use crate::{
         accept::{self, AcceptLimits, Connection},
         tls,
     },
-    kms::aws::AwsKms,
+    kms::{GuardConfig, Guarded, aws::AwsKms},
     service::{
         Parts, Secrets,
         audit::{AuditLog, AuditSink},
@@ -88,6 +88,7 @@ pub async fn serve(
         ),
     };
     let kms = AwsKms::connect(config.kms).await.map_err(|error| RunError::start("KMS", error))?;
+    let kms = Guarded::new(Arc::new(kms), Arc::clone(&clock), GuardConfig::default());
     let keyring = Keyring::new(
         Arc::new(kms),
         Arc::clone(&store),

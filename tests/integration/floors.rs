@@ -24,7 +24,7 @@ const FLOORS: [(&str, u8); 14] = [
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 16] = [
+const ADAPTERS: [(&str, &[&str]); 19] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),
@@ -36,7 +36,8 @@ const ADAPTERS: [(&str, &[&str]); 16] = [
     ("clap", &["config.rs", "config/", "main.rs"]),
     ("clap_complete", &["config/"]),
     ("clap_mangen", &["config/"]),
-    ("governor", &["service/rates.rs"]),
+    ("crc", &["store/redis"]),
+    ("governor", &["domain/rates.rs"]),
     ("hyper", &["cli/connect.rs", "grpc/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("prost", &["cli/", "grpc/", "store/codec.rs", "store/codec/"]),

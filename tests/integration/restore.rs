@@ -134,10 +134,10 @@ async fn an_older_snapshot_is_noticed_told_and_refused_to_those_who_know_better(
                    OTHER is another secret than the one seen before; nothing was resolved";
     assert_eq!(status.message(), message);
     let render = |credentials| {
-        with(RenderTemplateRequest::default(), |request| {
-            request.workspace = "ws".into();
-            request.template = Some(Template::Text("{{secrets.KEY}}".into()));
-            request.credentials = credentials;
+        with(RenderTemplateRequest::default(), |r| {
+            r.workspace = "ws".into();
+            r.template = Some(Template::Text("{{secrets.KEY}}".into()));
+            r.credentials = credentials;
         })
     };
     let status = reader.clone().render_template(render(short)).await.err().unwrap();
@@ -154,9 +154,9 @@ async fn an_older_snapshot_is_noticed_told_and_refused_to_those_who_know_better(
         .await
         .unwrap();
     answer(&reader, &ask(vec![seen("KEY", 2, &key.uid)])).await.unwrap();
-    let check = with(CheckReferencesRequest::default(), |request| {
-        request.workspace = "ws".into();
-        request.credentials = vec![seen("KEY", 9, &other.uid)];
+    let check = with(CheckReferencesRequest::default(), |r| {
+        r.workspace = "ws".into();
+        r.credentials = vec![seen("KEY", 9, &other.uid)];
     });
     assert!(writer.check_references(check).await.unwrap().into_inner().resolvable);
     assert_eq!(told(&replica).await.len(), 1);
