@@ -13,7 +13,7 @@ pub use self::dev::dev;
 use crate::{
     config::{ServeConfig, StoreConfig, load_policy, load_shredded},
     domain::{Clock, SystemClock},
-    envelope::{Keyring, KeyringConfig},
+    envelope::Keyring,
     grpc::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits, Connection},
@@ -94,7 +94,7 @@ pub async fn serve(
         Arc::clone(&store),
         Arc::clone(&clock),
         config.environment.clone(),
-        KeyringConfig::default(),
+        config.keyring,
     );
     let stream = match &config.audit {
         AuditSink::File(path) => format!("audit stream {}", path.display()),

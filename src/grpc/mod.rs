@@ -12,10 +12,10 @@ pub mod identity;
 mod limits;
 pub mod proto;
 mod redact;
-mod seldom;
 mod server;
-mod shares;
 mod status;
+mod timeout;
 pub mod tls;
 
+use crate::service::{seldom, shares};
 pub use server::{Health, ServerConfig, serve};

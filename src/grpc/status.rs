@@ -82,7 +82,8 @@ fn describe(
         ),
         Error::RateLimited { .. } => text(
             Code::ResourceExhausted,
-            "the workspace was asked too often whether text holds its values: retry later",
+            "too many calls in this time, of the caller or of the workspace; nothing was done: \
+             retry later",
         ),
         Error::ValuesPasted(pasted) => {
             values_pasted(details, metadata, pasted);
@@ -101,7 +102,7 @@ fn describe(
              the same proto file",
         ),
         Error::Overloaded => {
-            text(Code::Unavailable, "too many calls at once; nothing was done: retry")
+            text(Code::ResourceExhausted, "too many calls at once; nothing was done: retry later")
         }
         Error::Timeout => text(
             Code::DeadlineExceeded,

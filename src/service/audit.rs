@@ -15,11 +15,13 @@
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
 //! | no call: the store has gone back | one per workspace, within seconds of the call that saw it |
 //! | no identity | none, or anybody could fill the stream: the log tells of them |
-//! | a message that does not decode or is too large; `UNIMPLEMENTED`; `OVERLOADED` | none |
+//! | a message that does not decode or is too large; `UNIMPLEMENTED`; a call whose deadline has passed when it comes | none |
+//! | `OVERLOADED`, `RATE_LIMITED` | none, or a flood would fill the stream: the log tells of them |
 //!
-//! A call that is cut by `TIMEOUT` or given up by its client goes on if it is a
-//! change, and leaves its line. Any other leaves its lines only if they were
-//! handed in by then; without them no value leaves.
+//! A call that comes to its deadline leaves its lines, with `TIMEOUT`. A change
+//! goes on if its commit was begun by then; its line tells what became of it. A
+//! call given up by its client goes on if it is a change; any other leaves its
+//! lines only if they were handed in by then. Without them no value leaves.
 //!
 //! Each line is a JSON object in pure ASCII (other characters as `\u` escapes,
 //! so that no log shipper splits or reorders a line). Fields, those not known
@@ -105,7 +107,7 @@ pub struct AuditEvent {
 impl AuditEvent {
     /// An event of which nothing else is known yet.
     pub fn new(time: Timestamp, caller: &Caller, action: Action, outcome: &'static str) -> Self {
-        let Caller { id, actor, trace_id } = caller.clone();
+        let Caller { id, actor, trace_id, .. } = caller.clone();
         Self {
             time,
             caller: id,
@@ -440,10 +442,11 @@ impl serde_json::ser::Formatter for Ascii {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Deadline;
 
     fn event() -> AuditEvent {
         let id = CallerId::parse("spiffe://td/executor").unwrap();
-        let caller = Caller { id, actor: None, trace_id: None };
+        let caller = Caller { id, actor: None, trace_id: None, deadline: Deadline::NONE };
         let time = Timestamp::new(1_700_000_000, 123_000_000).unwrap();
         AuditEvent::new(time, &caller, Action::List, "INVALID_FIELD")
     }

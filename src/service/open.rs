@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio::task::yield_now;
+
 use super::{ActiveKey, Cause, Error, Grants, Secrets, Seen, Stored, Unresolved};
 use crate::{
     domain::{
@@ -16,6 +18,9 @@ use crate::{
 
 /// Missing names of one call for which another spelling is looked up.
 const SUGGESTIONS: usize = 10;
+
+/// Values opened at a stretch: then other calls have their turn.
+const STRETCH: usize = 16;
 
 /// What there is of a secret now.
 pub(super) enum Opened {
@@ -86,7 +91,10 @@ impl Secrets {
         let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
         let now = self.clock.now();
         let mut all = BTreeMap::new();
-        for name in names {
+        for (count, name) in names.iter().enumerate() {
+            if count > 0 && count % STRETCH == 0 {
+                yield_now().await;
+            }
             let (metadata, value) = (records.next().flatten(), records.next().flatten());
             let opened = match Stored::decode(name, metadata)? {
                 None => Opened::Missing,

@@ -1,7 +1,10 @@
 //! Tells that the store has gone back: see [`crate::store::witness`].
 
 use super::{Caller, Secrets, audit::Action};
-use crate::{domain::CallerId, store::witness::Regression};
+use crate::{
+    domain::{CallerId, Deadline},
+    store::witness::Regression,
+};
 
 /// Log lines of one look; of the other workspaces the number is told, and the
 /// audit stream has a line of each.
@@ -16,7 +19,8 @@ impl Secrets {
         if regressions.is_empty() {
             return;
         }
-        let service = Caller { id: CallerId::service(), actor: None, trace_id: None };
+        let (id, deadline) = (CallerId::service(), Deadline::NONE);
+        let service = Caller { id, actor: None, trace_id: None, deadline };
         let (mut events, mut more) = (Vec::new(), 0_usize);
         for (workspace, regression) in &regressions {
             self.matchers.forget(workspace);

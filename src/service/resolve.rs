@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Caller, Error, FieldViolation, Secrets, Unresolved,
+    admission::Weight,
     audit::{Action, AuditEvent},
     open::{Opened, Versions},
 };
@@ -134,9 +135,9 @@ impl Secrets {
         caller: &Caller,
         request: ResolveSecrets,
     ) -> Result<Vec<Resolved>, Error> {
-        let outcome = self.open_all(caller, &request).await;
+        let outcome = self.in_time(caller, self.open_all(caller, &request)).await;
         let events = self.resolve_events(caller, &request, &outcome);
-        self.audited(events, outcome).await
+        self.audited(caller.deadline, events, outcome).await
     }
 
     async fn open_all(
@@ -149,8 +150,9 @@ impl Secrets {
         if !grants.resolve() {
             return Err(Error::NotGranted);
         }
-        // A secret may be wanted under several aliases: it is opened once.
         let credentials = &request.credentials.0;
+        let _turn = self.turn(caller, workspace, Weight::of(credentials.len())).await?;
+        // A secret may be wanted under several aliases: it is opened once.
         let names = credentials.iter().map(|credential| &credential.secret).collect();
         let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
         let (names, workflow) = (opened.keys().copied(), request.workflow_id.as_ref());

@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Floor of each module under `src/`.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("domain", 0),
     ("kms", 1),
     ("matcher", 1),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("cli", 5),
     ("config", 5),
     ("main", 5),
+    ("process", 5),
     ("telemetry", 5),
     ("template", 1),
     ("watch", 5),
