@@ -3,7 +3,7 @@
 
 mod dev;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tokio::{net::TcpListener, time::Instant};
@@ -107,8 +107,7 @@ pub async fn serve(
         Watch::start("policy", vec![policy_file.clone()], move || load_policy(&policy_file))
             .map_err(|error| RunError::start("policy", error))?;
     let tls_files = config.tls_files;
-    let paths = [&tls_files.cert, &tls_files.key, &tls_files.client_ca].map(PathBuf::clone);
-    let certificates = Watch::start("TLS files", paths.to_vec(), move || tls::load(&tls_files))
+    let certificates = Watch::start("TLS files", tls_files.paths(), move || tls::load(&tls_files))
         .map_err(|error| RunError::start("TLS", error))?;
     let (policy, tls) = (policies.current(), certificates.current());
     let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ mod documents;
 pub mod fuzzing;
 mod handlers;
 pub mod identity;
+mod intake;
 mod limits;
 pub mod proto;
 mod redact;
@@ -16,6 +17,7 @@ mod server;
 mod status;
 mod timeout;
 pub mod tls;
+mod transients;
 
 use crate::service::{seldom, shares};
 pub use server::{Health, ServerConfig, serve};
