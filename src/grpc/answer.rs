@@ -3,13 +3,14 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, body::Body};
 
 use crate::service::Error;
@@ -36,6 +37,8 @@ pub(super) fn held(
         return body;
     }
     let (frames, unread) = mpsc::channel(1);
+    let asked = Arc::new(Semaphore::new(0));
+    let peer = Peer { frames, asked: Arc::clone(&asked) };
     tokio::spawn(async move {
         let _place = place;
         let end = async {
@@ -45,19 +48,33 @@ pub(super) fn held(
             }
         };
         tokio::select! {
-            () = hand_over(body, &frames, count) => {}
-            () = frames.closed() => {}
+            () = hand_over(body, &peer, count) => {}
+            () = peer.frames.closed() => {}
             () = end => {}
         }
     });
-    Body::new(Unread { frames: unread, complete: false })
+    Body::new(Unread { frames: unread, asked, waits: false, complete: false })
 }
 
-async fn hand_over(
-    mut body: Body,
-    frames: &mpsc::Sender<Result<Frame<Bytes>, Status>>,
-    mut count: impl FnMut(usize) -> Result<(), Error>,
-) {
+/// Who reads the answer.
+struct Peer {
+    frames: mpsc::Sender<Result<Frame<Bytes>, Status>>,
+    /// One permit for each frame that HTTP/2 has room for.
+    asked: Arc<Semaphore>,
+}
+
+impl Peer {
+    /// Waits until it takes this; an error: it has left. Until then, the frame
+    /// is the task's, and goes with it.
+    async fn take(&self, frame: Result<Frame<Bytes>, Status>) -> Result<(), Left> {
+        self.asked.acquire().await.map_err(|_| Left)?.forget();
+        self.frames.send(frame).await.map_err(|_| Left)
+    }
+}
+
+struct Left;
+
+async fn hand_over(mut body: Body, peer: &Peer, mut count: impl FnMut(usize) -> Result<(), Error>) {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let sent = match frame.map(Frame::into_data) {
             Ok(Ok(mut data)) => loop {
@@ -66,18 +83,18 @@ async fn hand_over(
                     // Trailers, for a reset would not tell why.
                     let mut trailers = Status::from(error).into_http::<()>().into_parts().0.headers;
                     trailers.remove(http::header::CONTENT_TYPE);
-                    let _ = frames.send(Ok(Frame::trailers(trailers))).await;
+                    let _ = peer.take(Ok(Frame::trailers(trailers))).await;
                     return;
                 }
                 // A copy: a slice would keep the whole answer in memory.
                 let piece = Bytes::copy_from_slice(&data.split_to(data.len().min(PIECE)));
-                let sent = frames.send(Ok(Frame::data(piece))).await;
+                let sent = peer.take(Ok(Frame::data(piece))).await;
                 if sent.is_err() || data.is_empty() {
                     break sent;
                 }
             },
-            Ok(Err(trailers)) => frames.send(Ok(trailers)).await,
-            Err(status) => frames.send(Err(status)).await,
+            Ok(Err(trailers)) => peer.take(Ok(trailers)).await,
+            Err(status) => peer.take(Err(status)).await,
         };
         if sent.is_err() {
             return;
@@ -88,6 +105,9 @@ async fn hand_over(
 /// What comes from the task.
 struct Unread {
     frames: mpsc::Receiver<Result<Frame<Bytes>, Status>>,
+    asked: Arc<Semaphore>,
+    /// Has asked for a frame that has not come yet.
+    waits: bool,
     complete: bool,
 }
 
@@ -99,7 +119,11 @@ impl http_body::Body for Unread {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !std::mem::replace(&mut self.waits, true) {
+            self.asked.add_permits(1);
+        }
         let next = self.frames.poll_recv(context);
+        self.waits = next.is_pending();
         match &next {
             Poll::Ready(None) if !self.complete => {
                 self.complete = true;
@@ -117,10 +141,7 @@ impl http_body::Body for Unread {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::VecDeque,
-        sync::{Arc, Mutex},
-    };
+    use std::{collections::VecDeque, sync::Mutex};
 
     use http::HeaderMap;
 
@@ -217,7 +238,6 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         settle().await;
         assert_eq!(Arc::strong_count(&alive), 1, "all are gone, though nobody asked");
-        assert!(next(&mut body).await.unwrap().unwrap().is_data(), "what was on its way");
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
         assert!(next(&mut body).await.is_none());
@@ -244,7 +264,10 @@ mod tests {
                     settle().await;
                     assert_eq!(Arc::strong_count(&alive), 1);
                 }
-                Err(frame) => assert!(frame.is_data() && most == MESSAGE),
+                Err(frame) => {
+                    assert!(frame.is_data() && most == MESSAGE);
+                    settle().await;
+                }
             }
         }
         // Less and less is unread.
