@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::dev::dev;
 use crate::{
-    config::{ServeConfig, StoreConfig, load_policy},
+    config::{ServeConfig, StoreConfig, load_policy, load_shredded},
     domain::{Clock, SystemClock},
-    envelope::{Keyring, KeyringConfig},
+    envelope::Keyring,
     grpc::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits, Connection},
         tls,
     },
-    kms::aws::AwsKms,
+    kms::{GuardConfig, Guarded, aws::AwsKms},
     service::{
         Parts, Secrets,
         audit::{AuditLog, AuditSink},
@@ -88,12 +88,13 @@ pub async fn serve(
         ),
     };
     let kms = AwsKms::connect(config.kms).await.map_err(|error| RunError::start("KMS", error))?;
+    let kms = Guarded::new(Arc::new(kms), Arc::clone(&clock), GuardConfig::default());
     let keyring = Keyring::new(
         Arc::new(kms),
         Arc::clone(&store),
         Arc::clone(&clock),
         config.environment.clone(),
-        KeyringConfig::default(),
+        config.keyring,
     );
     let stream = match &config.audit {
         AuditSink::File(path) => format!("audit stream {}", path.display()),
@@ -121,6 +122,18 @@ pub async fn serve(
         environment: config.environment,
         limits: config.limits,
     });
+    let secrets = match config.shredded_file {
+        None => secrets,
+        Some(file) => {
+            let lists = Watch::start("shredded workspaces", vec![file.clone()], move || {
+                load_shredded(&file)
+            })
+            .map_err(|error| RunError::start("shredded workspaces", error))?;
+            let secrets = secrets.with_shredded(lists.current());
+            tokio::spawn(lists.run(LOOK_EVERY, stop.clone()));
+            secrets
+        }
+    };
     let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
     run(Arc::new(secrets), incoming, ending).await

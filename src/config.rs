@@ -6,20 +6,19 @@ mod args;
 mod client;
 mod client_args;
 mod faults;
+mod limits;
 mod manual;
+mod store;
 
 use std::{
     fs::{self, File},
     io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use self::faults::is_url;
 pub use self::{
@@ -30,33 +29,26 @@ pub use self::{
     },
     client_args::{
         CallerArgs, DescribeArgs, ImportArgs, KeysArgs, KeysCommand, ProbeArgs, ReencryptArgs,
-        RewrapArgs, RotateArgs, ServerArgs,
+        RewrapArgs, RotateArgs, ServerArgs, ShredArgs,
     },
     faults::Faults,
     manual::{completions, man_pages},
+    store::StoreConfig,
 };
 use crate::{
-    domain::Environment,
+    domain::{Environment, WorkspaceId},
+    envelope::KeyringConfig,
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
+    process::Memory,
     service::{
-        Limits, Rotation,
+        Limits,
         access::Policy,
         audit::{AuditConfig, AuditSink},
     },
-    store::redis::{KeyPrefix, Password, RedisConfig, RedisUrl},
+    store::witness::ShreddedList,
     telemetry::TelemetryConfig,
 };
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Which store.
-pub enum StoreConfig {
-    /// Redis.
-    Redis(Box<RedisConfig>),
-    /// A file of this machine.
-    Embedded(PathBuf),
-}
 
 /// Settings of `serve`, all valid.
 pub struct ServeConfig {
@@ -68,6 +60,8 @@ pub struct ServeConfig {
     pub tls_files: TlsFiles,
     /// Policy file, watched for changes.
     pub policy_file: PathBuf,
+    /// Workspaces that are destroyed whatever the store has of them.
+    pub shredded_file: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: AuditSink,
     /// Bounds of the audit stream.
@@ -76,6 +70,8 @@ pub struct ServeConfig {
     pub store: StoreConfig,
     /// Which KMS key, and how to reach it.
     pub kms: AwsKmsConfig,
+    /// How long unwrapped data keys serve.
+    pub keyring: KeyringConfig,
     /// Operator's limits.
     pub limits: Limits,
     /// Longest time from SIGTERM to the end of the process.
@@ -100,11 +96,12 @@ pub struct DevConfig {
 }
 
 impl ServeConfig {
-    /// Parses the arguments and reads the files they name.
+    /// Parses the arguments and reads the files they name. `memory` tells what
+    /// became of locking it.
     ///
     /// # Errors
     /// All faults.
-    pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
+    pub fn parse(args: ServeArgs, memory: Memory) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let f = &mut faults;
         for found in body_logging(|name| std::env::var_os(name).is_some()) {
@@ -116,47 +113,29 @@ impl ServeConfig {
             .and_then(|text| f.rule("--environment", Environment::parse(text)));
         let tls_files = tls_files(f, &args);
         let policy_file = policy_file(f, args.policy.as_ref());
+        let shredded_file = args.shredded_workspaces.as_ref().map(PathBuf::from);
+        if let Some(path) = &shredded_file {
+            f.note(&format!("--shredded-workspaces {}", path.display()), load_shredded(path));
+        }
         let audit = match args.audit.as_str() {
             "-" => Some(AuditSink::Stdout),
             path => f.note("--audit", file_at(path)).map(AuditSink::File),
         };
-        let store = store(f, &args);
+        let store = store::store(f, &args);
         let kms = kms(f, &args);
-        let max_secrets: Option<NonZeroU32> = f.parsed(
-            "--max-secrets-per-workspace",
-            &args.max_secrets_per_workspace,
-            "a number of secrets, at least 1",
-        );
-        let rotation = rotation(f, &args);
-        let max_versions =
-            f.at_most("--max-versions", &args.max_versions, 100, "a number of earlier values");
-        let max_audit_events = f.at_most(
-            "--max-audit-events",
-            &args.max_audit_events,
-            1_000_000,
-            "a number of entries",
-        );
-        let deleted_retention = f.duration("--deleted-retention", &args.deleted_retention);
-        if deleted_retention.is_some_and(|kept| kept > 3_650 * DAY) {
-            f.0.push("--deleted-retention: must be at most 3650days".into());
+        let limits = limits::parse(f, &args);
+        let keyring = keyring(f, &args.forget_data_keys_after);
+        let must_lock = f.switch("--require-locked-memory", &args.require_locked_memory);
+        if let (Some(true), Memory::Unlocked(why)) = (must_lock, memory) {
+            f.0.push(format!("--require-locked-memory: memory cannot be locked: {why}"));
         }
-        let redactions_per_minute: Option<NonZeroU32> = f.parsed(
-            "--max-redactions-per-minute",
-            &args.max_redactions_per_minute,
-            "a number of calls, at least 1",
-        );
-        let preparations_per_minute: Option<NonZeroU32> = f.parsed(
-            "--max-preparations-per-minute",
-            &args.max_preparations_per_minute,
-            "a number of calls, at least 1",
-        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
             let fits = (delay < grace).then_some(());
             f.note("--drain-delay", fits.ok_or("must be shorter than --shutdown-grace"));
         }
-        let warnings = warnings(&args);
+        let warnings = warnings(&args, store.as_ref());
         let telemetry = f.telemetry(&args.log, &args.log_format, args.otlp_endpoint);
         let config = || {
             Some(Self {
@@ -164,19 +143,13 @@ impl ServeConfig {
                 environment: environment?,
                 tls_files: tls_files?,
                 policy_file: policy_file?,
+                shredded_file,
                 audit: audit?,
                 audit_config: AuditConfig::default(),
                 store: store?,
                 kms: kms?,
-                limits: Limits {
-                    max_secrets_per_workspace: max_secrets?.get().into(),
-                    rotation: rotation?,
-                    max_versions: usize::try_from(max_versions?).unwrap_or(usize::MAX),
-                    max_audit_events: max_audit_events?.into(),
-                    deleted_retention: deleted_retention?,
-                    redactions_per_minute: redactions_per_minute?,
-                    preparations_per_minute: preparations_per_minute?,
-                },
+                limits: limits?,
+                keyring: keyring?,
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),
@@ -212,25 +185,31 @@ impl DevConfig {
 }
 
 /// What crosses the network in the clear.
-fn warnings(args: &ServeArgs) -> Vec<&'static str> {
-    let clear = |url: &Option<String>, scheme| {
-        url.as_ref().is_some_and(|url| crosses_in_clear(url, scheme))
-    };
-    let kms = clear(&args.kms_endpoint, "http")
-        .then_some("DATA KEYS CROSS THE NETWORK IN THE CLEAR: use https:// for the KMS");
-    let redis = clear(&args.store, "redis").then_some(
-        "names, descriptions and the Redis password cross the network in the clear: use rediss://",
-    );
-    kms.into_iter().chain(redis).collect()
+fn warnings(args: &ServeArgs, store: Option<&StoreConfig>) -> Vec<&'static str> {
+    let kms = args.kms_endpoint.as_ref().is_some_and(|url| crosses_in_clear(url, "http"));
+    let redis = store.is_some_and(StoreConfig::crosses_in_clear);
+    [
+        (kms, "DATA KEYS CROSS THE NETWORK IN THE CLEAR: use https:// for the KMS"),
+        (
+            redis,
+            "names, descriptions and the Redis password cross the network in the clear: \
+             use rediss://",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(clear, warning)| clear.then_some(warning))
+    .collect()
 }
 
 /// Whether a URL has the scheme without TLS and leads to another machine.
 fn crosses_in_clear(url: &str, scheme: &str) -> bool {
     let uri = url.parse::<http::Uri>().unwrap_or_default();
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    uri.scheme_str() == Some(scheme) && !loopback
+    uri.scheme_str() == Some(scheme) && !is_loopback(uri.host().unwrap_or_default())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn tls_files(f: &mut Faults, args: &ServeArgs) -> Option<TlsFiles> {
@@ -260,22 +239,13 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Shorter times and lower numbers would soon make more data keys than a
-/// workspace may have.
-fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
-    const AGE: &str = "--rotate-data-keys-after";
-    const CHANGES: &str = "--rotate-data-keys-after-changes";
-    let age = f.duration(AGE, &args.rotate_data_keys_after);
-    let rule = "a number of changes, 0 or at least 1000";
-    let changes: Option<u64> = f.parsed(CHANGES, &args.rotate_data_keys_after_changes, rule);
-    if age.is_some_and(|age| !age.is_zero() && age < Duration::from_secs(60 * 60)) {
-        f.0.push(format!("{AGE}: must be 0s or at least 1h"));
-    }
-    if changes.is_some_and(|changes| (1..1_000).contains(&changes)) {
-        f.0.push(format!("{CHANGES}: must be {rule}"));
-    }
-    let age = Some(age?).filter(|age| !age.is_zero());
-    Some(Rotation { age, changes: Some(changes?).filter(|changes| *changes > 0) })
+/// A quarter of the time must have room for an attempt to reach the KMS.
+fn keyring(f: &mut Faults, age: &str) -> Option<KeyringConfig> {
+    const FLAG: &str = "--forget-data-keys-after";
+    let age = f.duration(FLAG, age)?;
+    let range = Duration::from_secs(4)..=Duration::from_secs(60 * 60);
+    let fits = range.contains(&age).then(|| KeyringConfig::forgetting_after(age));
+    f.note(FLAG, fits.ok_or("must be at least 4s and at most 1h"))
 }
 
 /// Reads a policy file.
@@ -285,6 +255,22 @@ fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
 pub fn load_policy(path: &Path) -> Result<Arc<Policy>, String> {
     let text = read_file(path, 0o002)?;
     Policy::parse(&text).map(Arc::new).map_err(|faults| faults.to_string())
+}
+
+/// Reads the list of destroyed workspaces: one a line; empty lines, and lines
+/// that begin with `#`, tell nothing. It grants and takes much: others must not
+/// write to it.
+///
+/// # Errors
+/// What is wrong with it; the first line at fault.
+pub fn load_shredded(path: &Path) -> Result<Arc<ShreddedList>, String> {
+    let text = read_file(path, 0o002)?;
+    let lines = (1..).zip(text.lines().map(str::trim));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let parsed = lines.map(|(number, line): (usize, _)| {
+        WorkspaceId::parse(line).map_err(|refusal| format!("line {number}: {}", refusal.rule()))
+    });
+    parsed.collect::<Result<_, _>>().map(Arc::new)
 }
 
 /// Reads a text file that must not grant the rights in `refused` (mode bits).
@@ -311,69 +297,6 @@ fn file_at(path: &str) -> Result<PathBuf, String> {
         Err(error) => error.to_string(),
     };
     Err(format!("{}: {fault}", path.display()))
-}
-
-fn parse_store(text: &str) -> Result<StoreConfig, String> {
-    match text.strip_prefix("embedded:") {
-        Some("") => Err("embedded: must be followed by a file".to_owned()),
-        Some(path) => file_at(path).map(StoreConfig::Embedded),
-        None => RedisUrl::parse(text)
-            .map(|url| StoreConfig::Redis(Box::new(RedisConfig::new(url))))
-            .map_err(|rule| format!("{rule} (or be embedded:/path/to/file)")),
-    }
-}
-
-/// The settings of Redis are parsed for whatever store: a fault in them would
-/// only wait for the day they count.
-fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
-    let store = f
-        .required("--store", args.store.as_ref())
-        .and_then(|text| f.note("--store", parse_store(text)));
-    f.not_empty("--redis-username", args.redis_username.as_ref());
-    let password = args.redis_password_file.as_ref().and_then(|path| {
-        f.note(&format!("--redis-password-file {path}"), read_password(Path::new(path)))
-    });
-    let ca = args.redis_ca.as_ref().and_then(|path| {
-        f.note(&format!("--redis-ca {path}"), check_certificates(Path::new(path)))?;
-        Some(PathBuf::from(path))
-    });
-    let prefix = f.note("--redis-key-prefix", KeyPrefix::parse(&args.redis_key_prefix));
-    let min_replicas =
-        f.parsed("--redis-min-replicas", &args.redis_min_replicas, "a number of replicas");
-    let timeout = f.duration("--redis-timeout", &args.redis_timeout);
-    // The longest call must have room for several answers.
-    if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > Duration::from_secs(5)) {
-        f.0.push("--redis-timeout: must be longer than 0 and at most 5s".into());
-    }
-    let require_durable = f.switch("--require-durable", &args.require_durable);
-    let mut store = store?;
-    if let StoreConfig::Redis(config) = &mut store {
-        if args.redis_ca.is_some() && !config.url.is_tls() {
-            f.0.push("--redis-ca: needs a rediss:// store".into());
-        }
-        config.username = args.redis_username.clone();
-        config.password = password;
-        config.ca = ca;
-        config.prefix = prefix?;
-        config.response_timeout = timeout?;
-        config.min_replicas = min_replicas?;
-        config.require_durable = require_durable?;
-    }
-    Some(store)
-}
-
-fn read_password(path: &Path) -> Result<Password, String> {
-    let mut text = read_file(path, 0o007)?;
-    // Editors end files with a newline that is no part of the password.
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    Ok(Password::new(text))
-}
-
-fn check_certificates(path: &Path) -> Result<(), String> {
-    let pem = fs::read(path).map_err(|error| error.to_string())?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let some = found.is_ok_and(|certificates| !certificates.is_empty());
-    some.then_some(()).ok_or_else(|| "holds no certificates in PEM".to_owned())
 }
 
 fn kms(f: &mut Faults, args: &ServeArgs) -> Option<AwsKmsConfig> {
@@ -430,11 +353,9 @@ mod tests {
         for url in ["http://kms:8080", "http://10.0.0.1", "http://[2001:db8::1]:80/x"] {
             assert!(crosses_in_clear(url, "http"), "{url}");
         }
-        assert!(crosses_in_clear("redis://redis:6379/0", "redis"));
         let fine = ["https://kms:8080", "http://127.0.0.1:1", "http://localhost", "http://[::1]:2"];
         for url in fine {
             assert!(!crosses_in_clear(url, "http"), "{url}");
         }
-        assert!(!crosses_in_clear("rediss://redis:6379/0", "redis"));
     }
 }

@@ -91,13 +91,15 @@ impl Cache {
         self.entries.put(slot, Entry { key, since, soft_age, refused: None });
     }
 
-    /// Drops keys that are too old to serve and that nobody asks for.
+    /// Drops keys that are too old to serve. All are looked at: the one used
+    /// longest ago need not be the oldest.
     pub(super) fn drop_idle(&mut self, now: Duration) {
-        while let Some((_, idle)) = self.entries.peek_lru() {
-            if now.saturating_sub(idle.since) < self.config.hard_age_read {
-                break;
-            }
-            self.entries.pop_lru();
+        let old = |entry: &Entry| now.saturating_sub(entry.since) >= self.config.hard_age_read;
+        let all = self.entries.iter();
+        let old: Vec<_> =
+            all.filter(|(_, entry)| old(entry)).map(|(slot, _)| slot.clone()).collect();
+        for slot in old {
+            self.entries.pop(&slot);
         }
     }
 
@@ -123,7 +125,10 @@ impl Cache {
     pub(super) fn fail(&mut self, slot: Slot, error: &KeyError, now: Duration) {
         let evict = match error {
             // May pass: what is cached goes on serving, up to its hard age.
-            KeyError::Kms(KmsError::Transient(_)) | KeyError::Store(_) => false,
+            KeyError::Kms(
+                KmsError::Transient(_) | KmsError::Down { .. } | KmsError::OverBudget { .. },
+            )
+            | KeyError::Store(_) => false,
             // One refusal may be a slip of access management; a second one,
             // some time later, is not.
             KeyError::Kms(_) => self.entries.peek_mut(&slot).is_some_and(|entry| {
@@ -137,7 +142,15 @@ impl Cache {
         }
         // The store bounds its own calls, and must be back as soon as it is.
         if !matches!(error, KeyError::Store(_)) {
-            let until = now.saturating_add(self.config.negative);
+            let longest = self.config.negative;
+            let pause = match error {
+                // Costs nothing to ask again, and may succeed from then on.
+                KeyError::Kms(KmsError::Down { wait } | KmsError::OverBudget { wait }) => {
+                    longest.min(*wait)
+                }
+                _ => longest,
+            };
+            let until = now.saturating_add(pause);
             self.failures.put(slot, Failure { error: error.clone(), until });
         }
     }

@@ -1,10 +1,12 @@
 //! Brings data keys: from memory, or from the store and the KMS.
 
+mod error;
+mod flights;
 mod making;
 mod rewrapping;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     future::Future,
     num::NonZeroUsize,
     sync::{
@@ -14,16 +16,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
-
+pub use self::error::KeyError;
+use self::flights::{Flights, Landing, landed};
 use super::{
     DataKey,
     cache::{Cache, Found, Slot, Wanted},
 };
 use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
-    kms::{EncryptionContext, Kms, KmsError},
-    store::{Key, Record, Store, StoreError, Trail, codec},
+    kms::{EncryptionContext, Kms},
+    store::{Key, Record, Store, Trail, codec},
 };
 
 /// How long unwrapped data keys serve.
@@ -37,11 +39,20 @@ pub struct KeyringConfig {
     pub hard_age_read: Duration,
     /// Keys up to this age seal values.
     pub hard_age_write: Duration,
-    /// A failure is told again for this long before the KMS is asked again.
+    /// A failure is told again for this long before the KMS is asked again; one
+    /// that says when to ask again, no longer than that.
     pub negative: Duration,
     /// A cached key is given up when the KMS refuses it twice, at least this
     /// long apart.
     pub confirm_unusable: Duration,
+}
+
+impl KeyringConfig {
+    /// No key stays in memory for longer than this. One in use is refreshed, and
+    /// seals, for a quarter of it.
+    pub fn forgetting_after(age: Duration) -> Self {
+        Self { soft_age: age / 4, hard_age_read: age, hard_age_write: age / 4, ..Self::default() }
+    }
 }
 
 impl Default for KeyringConfig {
@@ -58,49 +69,7 @@ impl Default for KeyringConfig {
     }
 }
 
-/// Why there is no data key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// The KMS is unavailable, or refuses to use the key-encryption key. Never
-    /// [`KmsError::WrongCiphertext`].
-    #[error(transparent)]
-    Kms(KmsError),
-    /// The store does not answer. Never [`StoreError::Malformed`].
-    #[error(transparent)]
-    Store(StoreError),
-    /// The workspace was destroyed.
-    #[error("workspace shredded")]
-    Shredded,
-    /// The data key is gone from the store while records remain. It must be
-    /// restored; a new one would bury what the old one sealed.
-    #[error("data key missing")]
-    Missing,
-    /// What is stored of the data key is wrong: it will never unwrap.
-    #[error("data key corrupt: {0}")]
-    Corrupt(&'static str),
-}
-
-impl From<KmsError> for KeyError {
-    fn from(error: KmsError) -> Self {
-        match error {
-            KmsError::WrongCiphertext(why) => Self::Corrupt(why),
-            KmsError::Transient(_) | KmsError::KeyUnusable(_) => Self::Kms(error),
-        }
-    }
-}
-
-impl From<StoreError> for KeyError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Malformed(why) => Self::Corrupt(why),
-            _ => Self::Store(error),
-        }
-    }
-}
-
 type Outcome = Result<Arc<DataKey>, KeyError>;
-/// An outcome under way; `None` until it is known.
-type Flight = watch::Receiver<Option<Outcome>>;
 
 /// The data keys of all workspaces.
 ///
@@ -120,32 +89,7 @@ struct Inner {
 
 struct State {
     cache: Cache,
-    /// With their numbers: one that was taken off the table must neither be
-    /// taken for its successor nor leave a key behind.
-    flights: HashMap<Slot, (u64, Flight)>,
-    started: u64,
-}
-
-/// Whoever starts a flight: its number, and where to tell its outcome.
-type Start = (u64, watch::Sender<Option<Outcome>>);
-
-impl State {
-    /// Joins the flight of a slot. If there is none, the caller has to start
-    /// it and tell its outcome.
-    fn board(&mut self, slot: &Slot) -> (Flight, Option<Start>) {
-        if let Some((_, flight)) = self.flights.get(slot) {
-            return (flight.clone(), None);
-        }
-        let (tell, flight) = watch::channel(None);
-        self.started += 1;
-        self.flights.insert(slot.clone(), (self.started, flight.clone()));
-        (flight, Some((self.started, tell)))
-    }
-
-    /// Whether a flight is still on the table.
-    fn flies(&self, slot: &Slot, number: u64) -> bool {
-        self.flights.get(slot).is_some_and(|(flying, _)| *flying == number)
-    }
+    flights: Flights,
 }
 
 impl Keyring {
@@ -157,7 +101,7 @@ impl Keyring {
         environment: Environment,
         config: KeyringConfig,
     ) -> Self {
-        let state = State { cache: Cache::new(config), flights: HashMap::new(), started: 0 };
+        let state = State { cache: Cache::new(config), flights: Flights::default() };
         let state = Mutex::new(state);
         Self(Arc::new(Inner { kms, store, clock, environment, config, state }))
     }
@@ -209,7 +153,7 @@ impl Keyring {
     pub fn evict(&self, workspace: &WorkspaceId) {
         let mut state = self.0.lock();
         state.cache.evict(workspace);
-        state.flights.retain(|(flying, _), _| flying != workspace);
+        state.flights.evict(workspace);
     }
 
     /// The workspaces with keys in memory.
@@ -217,11 +161,12 @@ impl Keyring {
         self.0.lock().cache.workspaces()
     }
 
-    /// Overwrites keys that are too old to serve. To be called now and then,
+    /// Overwrites keys that are too old to serve. To be called every few seconds,
     /// so that a key nobody asks for does not stay in memory.
     pub fn drop_idle(&self) {
         let now = self.0.clock.monotonic();
         self.0.lock().cache.drop_idle(now);
+        self.0.kms.tidy();
     }
 
     /// The key `id` to open with. `active` as for [`Self::for_seal`]; it saves
@@ -297,7 +242,7 @@ impl Inner {
                 Found::Aging(key) => Some(key),
                 Found::Nothing => None,
             };
-            let (flight, tell) = state.board(&slot);
+            let (flight, tell) = state.flights.board(&slot);
             (cached, flight, tell)
         };
         // Not under the lock: a runtime that is shutting down drops the task,
@@ -330,7 +275,7 @@ impl Inner {
         let now = self.clock.monotonic();
         let slot = (workspace, Wanted::Key(id));
         let mut state = self.lock();
-        if state.flies(&slot, number) {
+        if state.flights.flies(&slot, number) {
             match &outcome {
                 Ok(key) => state.cache.keep(slot, Arc::clone(key), since),
                 Err(error) => state.cache.fail(slot, error, now),
@@ -393,29 +338,5 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No step under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes a flight off the table however its task ends.
-struct Landing {
-    inner: Arc<Inner>,
-    slot: Slot,
-    number: u64,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let mut state = self.inner.lock();
-        if state.flies(&self.slot, self.number) {
-            state.flights.remove(&self.slot);
-        }
-    }
-}
-
-async fn landed(mut flight: Flight) -> Outcome {
-    match flight.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(outcome)) => outcome.clone(),
-        // Its task panicked or the process is going down.
-        _ => Err(KeyError::Kms(KmsError::Transient("unwrapping was interrupted"))),
     }
 }

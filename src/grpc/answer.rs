@@ -19,8 +19,17 @@ use crate::service::Error;
 /// not in the connection's buffer.
 const PIECE: usize = 16 * 1024;
 
+/// How long a peer may take to read an answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Patience {
+    /// For all of it.
+    pub(super) whole: Option<Duration>,
+    /// For each piece, once there is one.
+    pub(super) each: Option<Duration>,
+}
+
 /// `body`, kept together with the place of its call until the peer has read it
-/// or `within` is over. Then both go, and the peer gets a reset.
+/// or patience ends. Then both go, and the peer gets a reset.
 ///
 /// A task of its own does this: HTTP/2 does not ask a body for anything, not
 /// even the time, while the peer takes no more.
@@ -30,7 +39,7 @@ const PIECE: usize = 16 * 1024;
 pub(super) fn held(
     body: Body,
     place: impl Send + 'static,
-    within: Option<Duration>,
+    patience: Patience,
     count: impl FnMut(usize) -> Result<(), Error> + Send + 'static,
 ) -> Body {
     if body.is_end_stream() {
@@ -41,19 +50,20 @@ pub(super) fn held(
     let peer = Peer { frames, asked: Arc::clone(&asked) };
     tokio::spawn(async move {
         let _place = place;
-        let end = async {
-            match within {
-                Some(within) => tokio::time::sleep(within).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = hand_over(body, &peer, count) => {}
+            () = hand_over(body, &peer, patience.each, count) => {}
             () = peer.frames.closed() => {}
-            () = end => {}
+            () = over(patience.whole) => {}
         }
     });
     Body::new(Unread { frames: unread, asked, waits: false, complete: false })
+}
+
+async fn over(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Who reads the answer.
@@ -64,17 +74,28 @@ struct Peer {
 }
 
 impl Peer {
-    /// Waits until it takes this; an error: it has left. Until then, the frame
-    /// is the task's, and goes with it.
-    async fn take(&self, frame: Result<Frame<Bytes>, Status>) -> Result<(), Left> {
-        self.asked.acquire().await.map_err(|_| Left)?.forget();
-        self.frames.send(frame).await.map_err(|_| Left)
+    /// Waits until it takes this; `None`: it has left. Until then, the frame is
+    /// the task's, and goes with it.
+    async fn take(&self, frame: Result<Frame<Bytes>, Status>) -> Option<()> {
+        self.asked.acquire().await.ok()?.forget();
+        self.frames.send(frame).await.ok()
     }
 }
 
-struct Left;
-
-async fn hand_over(mut body: Body, peer: &Peer, mut count: impl FnMut(usize) -> Result<(), Error>) {
+async fn hand_over(
+    mut body: Body,
+    peer: &Peer,
+    each: Option<Duration>,
+    mut count: impl FnMut(usize) -> Result<(), Error>,
+) {
+    // `None`: nobody takes it any more.
+    let send = async |frame| {
+        tokio::select! {
+            biased;
+            sent = peer.take(frame) => sent,
+            () = over(each) => None,
+        }
+    };
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let sent = match frame.map(Frame::into_data) {
             Ok(Ok(mut data)) => loop {
@@ -83,20 +104,20 @@ async fn hand_over(mut body: Body, peer: &Peer, mut count: impl FnMut(usize) -> 
                     // Trailers, for a reset would not tell why.
                     let mut trailers = Status::from(error).into_http::<()>().into_parts().0.headers;
                     trailers.remove(http::header::CONTENT_TYPE);
-                    let _ = peer.take(Ok(Frame::trailers(trailers))).await;
+                    let _ = send(Ok(Frame::trailers(trailers))).await;
                     return;
                 }
                 // A copy: a slice would keep the whole answer in memory.
                 let piece = Bytes::copy_from_slice(&data.split_to(data.len().min(PIECE)));
-                let sent = peer.take(Ok(Frame::data(piece))).await;
-                if sent.is_err() || data.is_empty() {
+                let sent = send(Ok(Frame::data(piece))).await;
+                if sent.is_none() || data.is_empty() {
                     break sent;
                 }
             },
-            Ok(Err(trailers)) => peer.take(Ok(trailers)).await,
-            Err(status) => peer.take(Err(status)).await,
+            Ok(Err(trailers)) => send(Ok(trailers)).await,
+            Err(status) => send(Err(status)).await,
         };
-        if sent.is_err() {
+        if sent.is_none() {
             return;
         }
     }
@@ -189,14 +210,16 @@ mod tests {
         let message = || Frame::data(Bytes::from_owner(Message { _alive: Arc::clone(&alive) }));
         let frames = [message(), message(), Frame::trailers(HeaderMap::new())].into();
         let source = Source { frames, endless: false, _alive: Arc::clone(&alive) };
-        (held(Body::new(source), Arc::clone(&alive), Some(WITHIN), |_| Ok(())), alive)
+        let patience = Patience { whole: Some(WITHIN), each: None };
+        (held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(())), alive)
     }
 
     /// A stream on which nothing comes.
     fn quiet() -> (Body, Arc<()>) {
         let alive = Arc::new(());
         let source = Source { frames: VecDeque::new(), endless: true, _alive: Arc::clone(&alive) };
-        (held(Body::new(source), Arc::clone(&alive), None, |_| Ok(())), alive)
+        let patience = Patience { whole: None, each: Some(WITHIN) };
+        (held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(())), alive)
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -244,6 +267,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stream_lasts_while_its_pieces_are_taken_in_time() {
+        let alive = Arc::new(());
+        let message = || Frame::data(Bytes::from_owner(Message { _alive: Arc::clone(&alive) }));
+        let frames = std::iter::repeat_with(message).take(4).collect();
+        let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
+        let patience = Patience { whole: None, each: Some(WITHIN) };
+        let mut body = held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(()));
+        for _ in 0..6 {
+            settle().await;
+            tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
+            assert!(next(&mut body).await.unwrap().unwrap().is_data());
+        }
+        settle().await;
+        tokio::time::advance(WITHIN).await;
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 1, "place, messages and source are gone");
+        assert!(next(&mut body).await.unwrap().unwrap().is_data(), "what was on its way");
+        let error = next(&mut body).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_too_much_ends_with_the_error_and_is_let_go() {
         let (most, told) = (MESSAGE, Arc::new(Mutex::new(vec![])));
         for most in [most, most - 1] {
@@ -252,15 +297,15 @@ mod tests {
             let frames = [Frame::data(Bytes::from_owner(message))].into();
             let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
             let told = Arc::clone(&told);
-            let mut body =
-                held(Body::new(source), Arc::clone(&alive), Some(WITHIN), move |bytes| {
-                    told.lock().unwrap().push(bytes);
-                    if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
-                });
+            let patience = Patience { whole: Some(WITHIN), each: None };
+            let mut body = held(Body::new(source), Arc::clone(&alive), patience, move |bytes| {
+                told.lock().unwrap().push(bytes);
+                if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
+            });
             match next(&mut body).await.unwrap().unwrap().into_trailers() {
                 Ok(trailers) => {
                     let error = Status::from_header_map(&trailers).unwrap();
-                    assert_eq!((error.code(), most), (tonic::Code::Unavailable, MESSAGE - 1));
+                    assert_eq!((error.code(), most), (tonic::Code::ResourceExhausted, MESSAGE - 1));
                     settle().await;
                     assert_eq!(Arc::strong_count(&alive), 1);
                 }

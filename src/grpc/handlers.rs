@@ -75,7 +75,8 @@ impl Handlers {
             // `Limits` refuses and logs these before they come here.
             Err(IdentityError::Unauthenticated(why)) => Err(Error::Unauthenticated(why)),
             Err(IdentityError::Invalid { id, field, refusal }) => {
-                let caller = Caller { id, actor: None, trace_id: None };
+                let deadline = identity::deadline(extensions);
+                let caller = Caller { id, actor: None, trace_id: None, deadline };
                 self.parsed(action, &caller, Err(Error::refused(field, refusal))).await
             }
         }
@@ -134,7 +135,9 @@ pub(super) fn log(action: Action, error: &Error) {
         | Error::AuditUnavailable
         | Error::StoreFull
         | Error::Internal(_) => tracing::error!(method, reason, %error, "call failed"),
-        Error::KmsUnavailable(_) | Error::StoreUnavailable(_) => {
+        Error::KmsUnavailable { .. }
+        | Error::KmsBudgetExceeded { .. }
+        | Error::StoreUnavailable(_) => {
             tracing::warn!(method, reason, %error, "call failed");
         }
         _ => tracing::debug!(method, reason, "call refused"),

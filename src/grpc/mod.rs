@@ -5,17 +5,19 @@ mod answer;
 mod connection;
 mod convert;
 mod documents;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handlers;
 pub mod identity;
 mod intake;
 mod limits;
 pub mod proto;
 mod redact;
-mod seldom;
 mod server;
-mod shares;
 mod status;
+mod timeout;
 pub mod tls;
 mod transients;
 
+use crate::service::{seldom, shares};
 pub use server::{Health, ServerConfig, serve};

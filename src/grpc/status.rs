@@ -82,7 +82,8 @@ fn describe(
         ),
         Error::RateLimited { .. } => text(
             Code::ResourceExhausted,
-            "the workspace was asked too often whether text holds its values: retry later",
+            "too many calls in this time, of the caller or of the workspace; nothing was done: \
+             retry later",
         ),
         Error::ValuesPasted(pasted) => {
             values_pasted(details, metadata, pasted);
@@ -101,7 +102,7 @@ fn describe(
              the same proto file",
         ),
         Error::Overloaded => {
-            text(Code::Unavailable, "too many calls at once; nothing was done: retry")
+            text(Code::ResourceExhausted, "too many calls at once; nothing was done: retry later")
         }
         Error::Timeout => text(
             Code::DeadlineExceeded,
@@ -211,9 +212,13 @@ fn describe(
             Code::ResourceExhausted,
             "the store has no room; nothing was stored: an operator must add memory or disk",
         ),
-        Error::KmsUnavailable(_) => {
+        Error::KmsUnavailable { .. } => {
             text(Code::Unavailable, "the key-management service cannot be reached: retry")
         }
+        Error::KmsBudgetExceeded { .. } => text(
+            Code::ResourceExhausted,
+            "the workspace has made too many calls to the key-management service: retry later",
+        ),
         Error::KmsKeyUnusable(why) => {
             (Code::FailedPrecondition, format!("{why}: an operator must restore the KMS key"))
         }
@@ -275,6 +280,10 @@ fn summary(all: &[Unresolved]) -> String {
             Cause::Expired => format!("{name} has expired{place}"),
             Cause::Malformed => format!("{name} is malformed{place}"),
             Cause::VersionMissing(version) => format!("{name} has no version {version}{place}"),
+            Cause::Stale { version, least } => {
+                format!("{name} is at version {version}, older than {least} seen before{place}")
+            }
+            Cause::Replaced => format!("{name} is another secret than the one seen before{place}"),
         }
     });
     let more = match all.len().saturating_sub(NAMED) {
@@ -302,6 +311,8 @@ fn unresolved(
             Cause::Expired => ("EXPIRED", None),
             Cause::Malformed => ("MALFORMED", None),
             Cause::VersionMissing(_) => ("VERSION_MISSING", None),
+            Cause::Stale { .. } => ("STALE", None),
+            Cause::Replaced => ("REPLACED", None),
         };
         let suggestion = suggestion.map(|other| (format!("suggestion.{name}"), other.to_string()));
         let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));
@@ -341,7 +352,25 @@ fn values_pasted(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{envelope::KeyError, kms::KmsError};
+
+    #[test]
+    fn what_the_kms_was_not_asked_is_told_with_a_time_to_wait() {
+        let wait = Duration::from_millis(1_250);
+        for (error, code, reason) in [
+            (KmsError::Down { wait }, Code::Unavailable, "KMS_UNAVAILABLE"),
+            (KmsError::OverBudget { wait }, Code::ResourceExhausted, "KMS_BUDGET_EXCEEDED"),
+        ] {
+            let status = Status::from(Error::from(KeyError::Kms(error)));
+            let details = status.get_error_details();
+            assert_eq!(status.code(), code);
+            assert_eq!(details.error_info().unwrap().reason, reason);
+            assert_eq!(details.retry_info().unwrap().retry_delay, Some(wait));
+        }
+    }
 
     #[test]
     fn suggestions_count_as_what_an_error_may_hold() {

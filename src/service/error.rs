@@ -49,6 +49,15 @@ pub enum Cause {
     Malformed,
     /// The version asked for is not kept.
     VersionMissing(u64),
+    /// The store has an older version than the caller has seen.
+    Stale {
+        /// The one it has.
+        version: u64,
+        /// The least that the caller takes.
+        least: u64,
+    },
+    /// The name is another secret's than the caller has seen.
+    Replaced,
 }
 
 /// Why a call was refused or failed. Holds no value, key or ciphertext.
@@ -75,7 +84,7 @@ pub enum Error {
     /// The values to look for have more bytes than one call may look for.
     #[error("too much to match")]
     TooMuchToMatch,
-    /// The workspace was asked too often whether text holds its values.
+    /// The caller or the workspace has had its calls of this time.
     #[error("rate limited")]
     RateLimited {
         /// Then it may be asked again.
@@ -90,13 +99,15 @@ pub enum Error {
     /// The bytes are no message of this call.
     #[error("malformed message")]
     MalformedMessage,
-    /// More calls at once than this replica takes.
+    /// More calls at once than this replica takes, in all, of the caller or of
+    /// the workspace.
     #[error("overloaded")]
     Overloaded,
     /// The replica is about to end.
     #[error("shutting down")]
     ShuttingDown,
-    /// The call, or the reading of its answer, took longer than any may.
+    /// The call, or the reading of its answer, took longer than any may, or than
+    /// the caller waits.
     #[error("timeout")]
     Timeout,
     /// The caller has no identity; the text says what is wrong.
@@ -180,8 +191,19 @@ pub enum Error {
     #[error("store full")]
     StoreFull,
     /// The KMS cannot be reached now.
-    #[error("KMS unavailable: {0}")]
-    KmsUnavailable(&'static str),
+    #[error("KMS unavailable: {why}")]
+    KmsUnavailable {
+        /// What went wrong.
+        why: &'static str,
+        /// Then it is asked again.
+        wait: Duration,
+    },
+    /// The workspace has made as many KMS calls as it may.
+    #[error("too many KMS calls of the workspace")]
+    KmsBudgetExceeded {
+        /// Then it may make one.
+        wait: Duration,
+    },
     /// The key-encryption key cannot be used.
     #[error("key-encryption key unusable: {0}")]
     KmsKeyUnusable(&'static str),
@@ -249,7 +271,8 @@ impl Error {
             Error::NoDataKey => "NO_DATA_KEY",
             Error::TooManyDataKeys => "TOO_MANY_DATA_KEYS",
             Error::StoreFull => "STORE_FULL",
-            Error::KmsUnavailable(_) => "KMS_UNAVAILABLE",
+            Error::KmsUnavailable { .. } => "KMS_UNAVAILABLE",
+            Error::KmsBudgetExceeded { .. } => "KMS_BUDGET_EXCEEDED",
             Error::KmsKeyUnusable(_) => "KMS_KEY_UNUSABLE",
             Error::StoreUnavailable(_) => "STORE_UNAVAILABLE",
             Error::AuditUnavailable => "AUDIT_UNAVAILABLE",
@@ -259,18 +282,26 @@ impl Error {
         }
     }
 
+    /// Whether a call was refused for nothing but the load.
+    pub(super) fn is_of_load(&self) -> bool {
+        matches!(self, Self::Overloaded | Self::RateLimited { .. })
+    }
+
     /// How long to wait before the same call may succeed, where waiting helps.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            // The KMS negative cache holds for 2 s, the store reconnects
-            // within 1 s.
-            Error::KmsUnavailable(_) => Some(Duration::from_secs(2)),
-            Error::RateLimited { wait } => Some(*wait),
+            Error::KmsUnavailable { wait, .. }
+            | Error::KmsBudgetExceeded { wait }
+            | Error::RateLimited { wait } => Some(*wait),
             // Another replica takes it at once.
             Error::ShuttingDown => Some(Duration::ZERO),
+            // The store reconnects within 1 s.
             Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
             Error::LeaseHeld { left, .. } => Some(*left),
-            Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
+            Error::ConcurrentUpdate => Some(Duration::from_millis(50)),
+            // Soon enough for who was refused by chance, and no flood of
+            // repetitions.
+            Error::Overloaded => Some(Duration::from_millis(500)),
             _ => None,
         }
     }
@@ -292,7 +323,14 @@ impl From<StoreError> for Error {
 impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::Kms(KmsError::Transient(why)) => Error::KmsUnavailable(why),
+            // A failure is remembered for 2 s.
+            KeyError::Kms(KmsError::Transient(why)) => {
+                Error::KmsUnavailable { why, wait: Duration::from_secs(2) }
+            }
+            KeyError::Kms(KmsError::Down { wait }) => {
+                Error::KmsUnavailable { why: "it failed too often in a row", wait }
+            }
+            KeyError::Kms(KmsError::OverBudget { wait }) => Error::KmsBudgetExceeded { wait },
             KeyError::Kms(KmsError::KeyUnusable(why)) => Error::KmsKeyUnusable(why),
             KeyError::Kms(KmsError::WrongCiphertext(why)) => Error::RecordCorrupt(why),
             KeyError::Shredded => Error::WorkspaceShredded,

@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Floor of each module under `src/`.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("domain", 0),
     ("kms", 1),
     ("matcher", 1),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("cli", 5),
     ("config", 5),
     ("main", 5),
+    ("process", 5),
     ("telemetry", 5),
     ("template", 1),
     ("watch", 5),
@@ -24,7 +25,7 @@ const FLOORS: [(&str, u8); 14] = [
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 18] = [
+const ADAPTERS: [(&str, &[&str]); 19] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),
@@ -36,7 +37,8 @@ const ADAPTERS: [(&str, &[&str]); 18] = [
     ("clap", &["config.rs", "config/", "main.rs"]),
     ("clap_complete", &["config/"]),
     ("clap_mangen", &["config/"]),
-    ("governor", &["service/rates.rs"]),
+    ("crc", &["store/redis"]),
+    ("governor", &["domain/rates.rs"]),
     ("hyper", &["cli/connect.rs", "grpc/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("prost", &["cli/", "grpc/", "store/codec.rs", "store/codec/"]),

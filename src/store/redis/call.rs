@@ -4,15 +4,17 @@ use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
-    NOT_UNDERSTOOD, REQUEST_TTL,
-    link::{Failure, Link},
-    scripts::Lua,
+    NOT_UNDERSTOOD, REQUEST_TTL, link::Failure, masters::Masters, node::Lane, scripts::Lua,
 };
-use crate::store::{Batch, Commit, Expect, Operation, StoreError, Trail, Write, first_revision};
+use crate::{
+    domain::Revision,
+    store::{Batch, Commit, Expect, Operation, StoreError, Trail, Write, first_revision},
+};
 
-/// A script with its keys and arguments.
+/// A script with its keys, all of one slot, and arguments.
 pub(super) struct Call<'a> {
     pub(super) lua: &'a Lua,
+    pub(super) slot: u16,
     pub(super) keys: Vec<String>,
     pub(super) arguments: Vec<Vec<u8>>,
     /// Replicas that must confirm.
@@ -20,18 +22,25 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub(super) async fn run(&self, link: &Link, deadline: Instant) -> Result<Vec<Value>, Failure> {
-        match link.send(&self.commands("EVALSHA", &self.lua.hash, deadline), deadline).await {
+    /// Runs it, again if the connection broke and it may be carried out twice.
+    pub(super) async fn run(
+        &self,
+        masters: &Masters,
+        lane: (Lane, bool),
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Failure> {
+        let send = async |verb, script: &str| {
+            let commands = |commands: &mut Pipeline| self.add(commands, verb, script, deadline);
+            masters.send(self.slot, lane, deadline, commands).await
+        };
+        match send("EVALSHA", &self.lua.hash).await {
             // A proof that nothing has run.
-            Err(Failure::NoScript) => {
-                link.send(&self.commands("EVAL", self.lua.text, deadline), deadline).await
-            }
+            Err(Failure::NoScript) => send("EVAL", self.lua.text).await,
             other => other,
         }
     }
 
-    fn commands(&self, verb: &str, script: &str, deadline: Instant) -> Pipeline {
-        let mut commands = Pipeline::new();
+    fn add(&self, commands: &mut Pipeline, verb: &str, script: &str, deadline: Instant) {
         commands.cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
         if self.replicas > 0 {
             // Half of what is left, so that too few replicas are told as such.
@@ -40,7 +49,6 @@ impl Call<'_> {
             let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
             commands.cmd("WAIT").arg(self.replicas).arg(millis);
         }
-        commands
     }
 }
 
@@ -77,11 +85,11 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
     arguments
 }
 
-/// Reads the reply of the commit script.
+/// Reads the reply of the commit script; with the revision that the workspace got.
 pub(super) fn committed(
     reply: Option<Value>,
     operations: &[Operation],
-) -> Result<Commit, StoreError> {
+) -> Result<(Commit, Option<Revision>), StoreError> {
     let Some(Value::Array(reply)) = reply else {
         return Err(NOT_UNDERSTOOD);
     };
@@ -89,8 +97,11 @@ pub(super) fn committed(
     let Some(Value::BulkString(word)) = reply.next() else {
         return Err(NOT_UNDERSTOOD);
     };
-    match (word.as_slice(), reply.next()) {
-        (b"done", None) => Ok(Commit::Done),
+    let commit = match (word.as_slice(), reply.next()) {
+        (b"done", Some(Value::Int(number))) => {
+            let number = u64::try_from(number).map_err(|_| NOT_UNDERSTOOD)?;
+            return Ok((Commit::Done, (number > 0).then(|| Revision::from_u64(number))));
+        }
         (b"replayed", Some(Value::BulkString(outcome))) => Ok(Commit::Replayed(outcome)),
         (b"conflict", Some(Value::Int(index))) => usize::try_from(index)
             .ok()
@@ -103,7 +114,8 @@ pub(super) fn committed(
         (b"malformed", None) => Err(StoreError::Malformed("a record is too short")),
         (b"denied", None) => Err(denied()),
         _ => Err(NOT_UNDERSTOOD),
-    }
+    };
+    Ok((commit?, None))
 }
 
 /// A right is missing; told before anything was written.

@@ -141,7 +141,17 @@ impl Platform {
 
     /// The same with further environment variables.
     pub(crate) fn launch_in(&self, variables: &[(&str, &str)], flags: &[&str]) -> Replica {
-        self.spawn(free_address(), None, |command, all| {
+        self.launch_at(free_address(), variables, flags)
+    }
+
+    /// The same at this address.
+    pub(crate) fn launch_at(
+        &self,
+        address: SocketAddr,
+        variables: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Replica {
+        self.spawn(address, None, |command, all| {
             let pairs = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
             command.args(pairs.flatten()).args(flags).envs(variables.iter().copied())
         })
@@ -315,6 +325,12 @@ impl Replica {
         program::signal(&self.child, "-CONT");
     }
 
+    /// How it ended, if it has.
+    #[allow(dead_code, reason = "for the soak")]
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
         let status = program::ended(&mut self.child, within).await;
@@ -398,7 +414,12 @@ pub(crate) fn resolve(workspace: &str, names: &[&str]) -> proto::ResolveSecretsR
         let (secret, alias) = name.split_once('=').unwrap_or((name, ""));
         let (secret, version) = secret.split_once('@').unwrap_or((secret, "0"));
         let version = version.parse().unwrap();
-        proto::Credential { secret: secret.to_owned(), alias: alias.to_owned(), version }
+        proto::Credential {
+            secret: secret.to_owned(),
+            alias: alias.to_owned(),
+            version,
+            ..Default::default()
+        }
     };
     proto::ResolveSecretsRequest {
         workspace: workspace.to_owned(),
