@@ -15,6 +15,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::{
     DataKey,
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
     kms::{EncryptionContext, Kms, KmsError},
+    metrics::Metrics,
     store::{Key, Record, Store, StoreError, Trail, codec},
 };
 
@@ -114,6 +116,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     environment: Environment,
     config: KeyringConfig,
+    metrics: Metrics,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -159,7 +162,17 @@ impl Keyring {
     ) -> Self {
         let state = State { cache: Cache::new(config), flights: HashMap::new(), started: 0 };
         let state = Mutex::new(state);
-        Self(Arc::new(Inner { kms, store, clock, environment, config, state }))
+        let metrics = Metrics::none();
+        Self(Arc::new(Inner { kms, store, clock, environment, config, metrics, state }))
+    }
+
+    /// The same, counted; to be told before its first use.
+    #[must_use]
+    pub fn measured(mut self, metrics: Metrics) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.metrics = metrics;
+        }
+        self
     }
 
     /// The key to seal with. `active` is the record under
@@ -221,7 +234,12 @@ impl Keyring {
     /// so that a key nobody asks for does not stay in memory.
     pub fn drop_idle(&self) {
         let now = self.0.clock.monotonic();
-        self.0.lock().cache.drop_idle(now);
+        let (count, oldest) = {
+            let mut state = self.0.lock();
+            state.cache.drop_idle(now);
+            state.cache.held(now)
+        };
+        self.0.metrics.keys_cached(count, oldest);
     }
 
     /// The key `id` to open with. `active` as for [`Self::for_seal`]; it saves
@@ -291,7 +309,9 @@ impl Inner {
         let now = self.clock.monotonic();
         let (cached, flight, tell) = {
             let mut state = self.lock();
-            let cached = match state.cache.find(&slot, hard_age, now) {
+            let found = state.cache.find(&slot, hard_age, now);
+            self.metrics.key_lookup(found.told());
+            let cached = match found {
                 Found::Fresh(key) => return Ok(key),
                 Found::Failed(error) => return Err(error),
                 Found::Aging(key) => Some(key),
@@ -305,11 +325,12 @@ impl Inner {
         if let Some((number, tell)) = tell {
             let landing = Landing { inner: Arc::clone(self), slot, number };
             let journey = start(number);
-            tokio::spawn(async move {
+            let flight = async move {
                 let outcome = journey.await;
                 drop(landing);
                 tell.send_replace(Some(outcome));
-            });
+            };
+            tokio::spawn(flight.in_current_span());
         }
         match cached {
             Some(key) => Ok(key),
@@ -350,6 +371,7 @@ impl Inner {
             None => self.read(workspace, id).await?,
         };
         let material = self.kms.decrypt(&self.context(workspace, id), &wrapped).await?;
+        self.metrics.key_age(self.clock.now().since(wrapped.create_time));
         Ok(Arc::new(DataKey::new(id, material)))
     }
 

@@ -19,7 +19,7 @@ use super::{
     answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares,
     status::unimplemented,
 };
-use crate::{domain::CallerId, service::Error, template::MAX_TEMPLATE_BYTES};
+use crate::{domain::CallerId, metrics::Metrics, service::Error, template::MAX_TEMPLATE_BYTES};
 
 /// Bytes of one message: a value of 64 KiB, a description and names, with
 /// room for 100 credentials of the longest names.
@@ -69,6 +69,7 @@ struct Inner {
     jobs: Arc<Semaphore>,
     timeout: Duration,
     unidentified: Seldom,
+    metrics: Metrics,
 }
 
 /// What one caller may have of so many places: all executors may share one
@@ -81,7 +82,7 @@ fn most_of(places: usize) -> usize {
 type Place = Box<dyn Send>;
 
 impl Limits {
-    pub(super) fn new(config: &ServerConfig) -> Self {
+    pub(super) fn new(config: &ServerConfig, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
             calls: Shares::new(config.max_calls, config.max_calls_per_caller),
             documents: Shares::new(config.max_documents, most_of(config.max_documents)),
@@ -91,6 +92,7 @@ impl Limits {
             jobs: Arc::new(Semaphore::new(MAX_JOBS)),
             timeout: config.call_timeout,
             unidentified: Seldom::default(),
+            metrics,
         }))
     }
 }
@@ -174,7 +176,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let refused = |error: Error| Status::from(error).into_http();
+        let limits = self.limits.clone();
+        let refused = move |error: Error| {
+            limits.0.metrics.shed(error.reason());
+            Status::from(error).into_http()
+        };
         let (place, within) = match self.limits.0.admit(&request) {
             Ok(admitted) => admitted,
             Err(error) => return Box::pin(async move { Ok(refused(error)) }),

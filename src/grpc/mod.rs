@@ -8,6 +8,7 @@ mod documents;
 mod handlers;
 pub mod identity;
 mod limits;
+mod observe;
 pub mod proto;
 mod redact;
 mod seldom;
@@ -16,4 +17,5 @@ mod shares;
 mod status;
 pub mod tls;
 
-pub use server::{Health, ServerConfig, serve};
+pub use observe::CallSpan;
+pub use server::{Health, ServerConfig, State, serve};

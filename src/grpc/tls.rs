@@ -15,6 +15,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 /// PEM files of the server's identity and of the CA of its clients.
@@ -150,6 +151,16 @@ fn read(
     let mut bytes = Zeroizing::new(Vec::new());
     opened.read_to_end(&mut bytes).map_err(told)?;
     Ok(bytes)
+}
+
+/// When the first of the certificates in a PEM file expires, in seconds since
+/// 1970; `None` for a file without any.
+pub fn first_expiry(file: &Path) -> Option<u64> {
+    let expiry = |certificate: &CertificateDer<'_>| {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+    };
+    certificates(file).ok()?.iter().filter_map(expiry).min()
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -3,7 +3,11 @@
 pub mod aws;
 pub mod local;
 
+mod measured;
+
 use async_trait::async_trait;
+
+pub use self::measured::MeasuredKms;
 
 use crate::domain::{DataKeyId, Environment, KeyMaterial, Timestamp, WorkspaceId, WrappedDataKey};
 

@@ -77,6 +77,7 @@ use crate::{
         WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
+    metrics::Metrics,
     store::{Key, Record, Store, StoreError, codec},
 };
 
@@ -146,6 +147,8 @@ pub struct Secrets {
     preparations: Rates,
     matchers: Matchers,
     usage: UsageLog,
+    /// Counts and times what is done.
+    pub metrics: Metrics,
     /// Changes and streams under way. They go on when their caller hangs up;
     /// shutdown waits for them.
     pub changes: TaskTracker,
@@ -259,6 +262,7 @@ impl Secrets {
             preparations: Rates::new(limits.preparations_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
             usage: UsageLog::default(),
+            metrics: Metrics::none(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
             store,
@@ -275,6 +279,18 @@ impl Secrets {
     #[must_use]
     pub fn without_usage(self) -> Self {
         Self { usage: UsageLog::off(), ..self }
+    }
+
+    /// The same, counted and timed: with its keyring and audit stream, not its
+    /// store.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self {
+            keyring: self.keyring.measured(metrics.clone()),
+            audit: self.audit.measured(metrics.clone()),
+            metrics,
+            ..self
+        }
     }
 
     /// Whether the store can be used now.

@@ -4,10 +4,13 @@ pub mod codec;
 pub mod embedded;
 pub mod redis;
 
+mod measured;
+
 use std::{collections::HashSet, fmt};
 
 use async_trait::async_trait;
 
+pub use self::measured::MeasuredStore;
 use crate::domain::{DataKeyId, RequestId, Revision, SecretName, SecretUid, WorkspaceId};
 
 /// Key of a record within its workspace. It starts with its kind, a word that

@@ -61,6 +61,7 @@ mod store_suite;
 mod support;
 mod system_managed;
 mod tampering;
+mod telemetry;
 mod tour;
 mod unprintable;
 mod usage;

@@ -59,7 +59,7 @@ async fn all_faults_are_named_at_once() {
             ["--drain-delay", "2s"],
             ["--log", "a=b=c"],
             ["--log-format", "xml"],
-            ["--otlp-endpoint", "collector"],
+            ["--admin-listen", "nowhere"],
         ],
         &[("LOG_SENSITIVE_BODIES", "1"), ("LOG_SIGNABLE_BODY", "1")],
     )
@@ -94,7 +94,7 @@ async fn all_faults_are_named_at_once() {
             "--drain-delay: must",
             "--log: must",
             "--log-format: must",
-            "--otlp-endpoint: must",
+            "--admin-listen: must",
         ],
     );
     assert!(!outcome.stderr.contains("open to all"), "{}", outcome.stderr);
@@ -129,7 +129,7 @@ const FAULTY: [Setting<'_>; 18] = [
     ["--deleted-retention", "3651d"],
     ["--rotate-data-keys-after", "59m"],
     ["--rotate-data-keys-after-changes", "999"],
-    ["--otlp-endpoint", "http://x:y"],
+    ["--admin-listen", "9464"],
 ];
 
 const FAULTS: [&str; 21] = [
@@ -153,7 +153,7 @@ const FAULTS: [&str; 21] = [
     "--rotate-data-keys-after: must be 0s or at least 1h",
     "--rotate-data-keys-after-changes: must be a number of changes, 0 or at least 1000",
     "--deleted-retention: must be at most 3650days",
-    "--otlp-endpoint: must",
+    "--admin-listen: must",
 ];
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
         (["--audit", &below], &format!("--audit: {below}: Not a directory")),
         (["--audit", &path(&empty)], &format!("--audit: {}: is not a regular", path(&empty))),
         (["--redis-ca", &path(&plain)], &format!("--redis-ca {}: holds no", path(&plain))),
-        (["--otlp-endpoint", "http://x:y"], "--otlp-endpoint: must"),
+        (["--admin-listen", "9464"], "--admin-listen: must"),
         (["--max-secrets-per-workspace", "0"], "--max-secrets-per-workspace: must"),
         (["--max-secrets-per-workspace", "4294967296"], "--max-secrets-per-workspace: must"),
         (["--max-versions", "101"], "--max-versions: must"),

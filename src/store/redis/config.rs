@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use zeroize::Zeroizing;
 
+use crate::metrics::Metrics;
+
 /// How to reach Redis and what to demand of it.
 ///
 /// No `Debug`: it holds the password.
@@ -34,6 +36,8 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Refuses a Redis without an append-only file instead of warning.
     pub require_durable: bool,
+    /// Counts the connections that are replaced.
+    pub metrics: Metrics,
 }
 
 impl RedisConfig {
@@ -51,6 +55,7 @@ impl RedisConfig {
             connect_timeout: Duration::from_secs(1),
             min_replicas: 0,
             require_durable: false,
+            metrics: Metrics::none(),
         }
     }
 }

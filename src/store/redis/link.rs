@@ -184,6 +184,7 @@ async fn supervise(
             pause = longest.min(pause * 2);
         };
         live.send_replace(Some(Live::of(&opened)));
+        config.metrics.store_reconnect();
         tracing::info!("connection to Redis is back");
     }
 }

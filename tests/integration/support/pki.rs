@@ -53,9 +53,13 @@ impl Ca {
 
     /// For `localhost` and 127.0.0.1.
     pub(crate) fn server(&self) -> Identity {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(&server_params())
+    }
+
+    /// The same, valid for some time more.
+    pub(crate) fn expiring_server(&self, left: Duration) -> Identity {
+        let mut params = server_params();
+        params.not_after = (SystemTime::now() + left).into();
         self.issue(&params)
     }
 
@@ -104,6 +108,13 @@ impl Ca {
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
         Identity { cert, key: key.serialize_pem() }
     }
+}
+
+fn server_params() -> CertificateParams {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let mut params = CertificateParams::new(names).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params
 }
 
 fn client_params(uris: &[&str]) -> CertificateParams {

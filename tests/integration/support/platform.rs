@@ -218,7 +218,8 @@ impl Platform {
         KeyServiceClient::new(self.channel_as(replica, caller).await)
     }
 
-    async fn channel_as(&self, replica: &Replica, caller: &str) -> Channel {
+    /// A channel to one replica, as one of [`CALLERS`].
+    pub(crate) async fn channel_as(&self, replica: &Replica, caller: &str) -> Channel {
         let read = |end: &str| fs::read_to_string(self.file(&format!("{caller}.{end}"))).unwrap();
         let identity = Identity { cert: read("crt"), key: read("key") };
         self.channel(replica, Some(&identity)).await
