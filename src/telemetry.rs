@@ -166,6 +166,8 @@ pub fn init(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
+            // Whose fault an error is, its code says, and not a line of the log.
+            .with_error_events_to_status(false)
             .with_filter(own)
     });
     tracing_subscriber::registry()

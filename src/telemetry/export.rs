@@ -54,7 +54,10 @@ pub(super) fn meters(
         meters = meters.with_reader(PeriodicReader::builder(exporter).build());
     }
     if let Some(registry) = registry {
-        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            // There is one scope, and its name is in each metric's.
+            .scope_info_enabled(false);
         meters = meters.with_reader(exporter.build()?);
     }
     Ok(meters.build())

@@ -25,7 +25,9 @@ fn table() -> BTreeMap<String, Row> {
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/METRICS.md"));
     let code = |cell: &str| cell.trim().trim_matches('`').to_owned();
     let mut rows = BTreeMap::new();
-    for line in text.unwrap().lines().filter(|line| line.starts_with("| `")) {
+    let text = text.unwrap();
+    let table = text.lines().skip_while(|line| !line.starts_with("| OTLP |")).skip(2);
+    for line in table.take_while(|line| !line.is_empty()) {
         let cells: Vec<_> = line.trim_matches('|').split(" | ").collect();
         let [otlp, shown, kind, unit, labels, help] = cells[..] else { panic!("{line}") };
         let name = code(shown);
