@@ -9,14 +9,17 @@
 #[path = "../tests/integration/support/mod.rs"]
 mod support;
 
+#[path = "shared/echo.rs"]
+mod echo;
+
 use std::{alloc::System, net::Ipv4Addr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use futures_util::{future::join_all, stream::Empty};
+use futures_util::future::join_all;
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic::transport::Channel;
 use workflow_secrets::{
     domain::{Clock, Environment, SystemClock},
     envelope::{Keyring, KeyringConfig},
@@ -24,13 +27,9 @@ use workflow_secrets::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits},
         proto::{
-            self, CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, ListSecretsRequest,
-            ListSecretsResponse, RenderTemplateRequest, RenderTemplateResponse,
-            ResolveSecretsRequest, ResolveSecretsResponse, ResolvedSecret, Secret,
-            UpdateSecretRequest,
-            render_template_request::Template::Json,
+            RenderTemplateRequest, render_template_request::Template::Json,
             secrets_service_client::SecretsServiceClient,
-            secrets_service_server::{SecretsService, SecretsServiceServer},
+            secrets_service_server::SecretsServiceServer,
         },
         tls,
     },
@@ -47,153 +46,19 @@ use workflow_secrets::{
 
 use zeroizing_alloc::ZeroAlloc;
 
-use self::support::{
-    kms_endpoint::KmsEndpoint,
-    pki::{self, Ca},
-    platform,
-    redis_server::{Options, RedisServer},
+use self::{
+    echo::{Echo, VALUE},
+    support::{
+        kms_endpoint::KmsEndpoint,
+        pki::{self, Ca},
+        platform,
+        redis_server::{Options, RedisServer},
+    },
 };
 
 /// As in the program; the echo pays for it too.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
-
-const VALUE: &str = "sk_live_51H8wJqKZvFm0pXbN2cT7";
-
-/// Answers at once with what Resolve would.
-struct Echo;
-
-#[tonic::async_trait]
-impl SecretsService for Echo {
-    async fn resolve_secrets(
-        &self,
-        request: Request<ResolveSecretsRequest>,
-    ) -> Result<Response<ResolveSecretsResponse>, Status> {
-        let credentials = request.into_inner().credentials.into_iter();
-        let secret = |credential: proto::Credential| {
-            let value = ResolvedSecret {
-                name: credential.secret.clone(),
-                value: VALUE.to_owned(),
-                version: 1,
-                expire_time: None,
-            };
-            (credential.secret, value)
-        };
-        Ok(Response::new(ResolveSecretsResponse { secrets: credentials.map(secret).collect() }))
-    }
-
-    async fn create_secret(
-        &self,
-        _: Request<CreateSecretRequest>,
-    ) -> Result<Response<Secret>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn get_secret(&self, _: Request<GetSecretRequest>) -> Result<Response<Secret>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn update_secret(
-        &self,
-        _: Request<UpdateSecretRequest>,
-    ) -> Result<Response<Secret>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn delete_secret(&self, _: Request<DeleteSecretRequest>) -> Result<Response<()>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn undelete_secret(
-        &self,
-        _: Request<proto::UndeleteSecretRequest>,
-    ) -> Result<Response<Secret>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_audit_events(
-        &self,
-        _: Request<proto::ListAuditEventsRequest>,
-    ) -> Result<Response<proto::ListAuditEventsResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn rollback_secret(
-        &self,
-        _: Request<proto::RollbackSecretRequest>,
-    ) -> Result<Response<Secret>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_secret_versions(
-        &self,
-        _: Request<proto::ListSecretVersionsRequest>,
-    ) -> Result<Response<proto::ListSecretVersionsResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn acquire_refresh_lease(
-        &self,
-        _: Request<proto::AcquireRefreshLeaseRequest>,
-    ) -> Result<Response<proto::RefreshLease>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn release_refresh_lease(
-        &self,
-        _: Request<proto::ReleaseRefreshLeaseRequest>,
-    ) -> Result<Response<()>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_secret_usage(
-        &self,
-        _: Request<proto::ListSecretUsageRequest>,
-    ) -> Result<Response<proto::ListSecretUsageResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_secrets(
-        &self,
-        _: Request<ListSecretsRequest>,
-    ) -> Result<Response<ListSecretsResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn render_template(
-        &self,
-        request: Request<RenderTemplateRequest>,
-    ) -> Result<Response<RenderTemplateResponse>, Status> {
-        let mut answer = RenderTemplateResponse::default();
-        if let Some(Json(json)) = request.into_inner().template.take() {
-            answer.rendered = json;
-        }
-        Ok(Response::new(answer))
-    }
-
-    async fn check_references(
-        &self,
-        _: Request<proto::CheckReferencesRequest>,
-    ) -> Result<Response<proto::CheckReferencesResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn prepare_template(
-        &self,
-        _: Request<proto::PrepareTemplateRequest>,
-    ) -> Result<Response<proto::PrepareTemplateResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    type RedactStream = Empty<Result<proto::RedactResponse, Status>>;
-
-    async fn redact(
-        &self,
-        _: Request<Streaming<proto::RedactRequest>>,
-    ) -> Result<Response<Self::RedactStream>, Status> {
-        Err(Status::unimplemented(""))
-    }
-}
 
 /// Both servers, and a client of each.
 struct Bench {
@@ -226,7 +91,7 @@ impl Bench {
 
         let (echo, incoming) = listen().await;
         let server = tonic::transport::Server::builder()
-            .add_service(SecretsServiceServer::new(Echo))
+            .add_service(SecretsServiceServer::new(Echo::default()))
             .serve_with_incoming(incoming);
         tokio::spawn(server);
 

@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod client_args;
 mod faults;
+mod manual;
 mod otlp;
 
 use std::{
@@ -23,7 +24,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use self::faults::is_url;
 pub use self::{
-    args::{Cli, Command, DevArgs, ServeArgs},
+    args::{Cli, Command, CompletionsArgs, DevArgs, ManArgs, ServeArgs},
     client::{
         Connection, Existing, Format, ImportConfig, KeysConfig, KeysTask, ProbeConfig, Server,
         Source,
@@ -33,6 +34,7 @@ pub use self::{
         RewrapArgs, RotateArgs, ServerArgs,
     },
     faults::Faults,
+    manual::{completions, man_pages},
 };
 use crate::{
     domain::Environment,

@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
     app::{self, Given, RunError},
     cli::{self, CliError},
-    config::{Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig},
+    config::{
+        self, Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig,
+    },
     metrics::Metrics,
     telemetry::{self, TelemetryConfig},
 };
@@ -93,6 +95,13 @@ fn main() -> ExitCode {
         Command::Keys(args) => match KeysConfig::parse(args) {
             Ok(config) => ended(runtime.block_on(cli::keys(config))),
             Err(faults) => refuse(&faults),
+        },
+        Command::Completions(args) => {
+            ended(config::completions(args.shell, &mut io::stdout()).map_err(CliError::Output))
+        }
+        Command::Man(args) => match config::man_pages(&args.directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(SOFTWARE, format!("{}: {error}", args.directory.display())),
         },
     };
     // Work that is stuck must not hold the process past its grace period.

@@ -1,7 +1,10 @@
 //! Flags and environment variables, as clap reads them. Texts only: what they
 //! mean is parsed next door, so that all faults can be told at once.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::client_args::{ImportArgs, KeysArgs, ProbeArgs};
 
@@ -52,6 +55,27 @@ pub enum Command {
     /// minute; 70 a fault here, such as output that cannot be written. Whatever was
     /// cut off is run again: it goes on where it was.
     Keys(KeysArgs),
+    /// Print a completion script for a shell
+    ///
+    /// For bash: source <(workflow-secrets completions bash)
+    Completions(CompletionsArgs),
+    /// Write man pages, one for each command, into a directory that is there
+    Man(ManArgs),
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Flags of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// Flags of `serve`. Each can be set by the environment variable named with it.

@@ -36,6 +36,8 @@ const ADAPTERS: [(&str, &[&str]); 21] = [
     ("aws_types", &["kms/aws"]),
     ("base64", &["matcher/encodings"]),
     ("clap", &["config.rs", "config/", "main.rs"]),
+    ("clap_complete", &["config/"]),
+    ("clap_mangen", &["config/"]),
     ("governor", &["service/rates.rs"]),
     ("hyper", &["admin.rs", "cli/connect.rs", "grpc/"]),
     ("indicatif", &["cli/progress.rs"]),

@@ -94,7 +94,8 @@ class Redis:
 
 
 def start_kms(test):
-    """moto in place of the KMS emulator, with the alias that compose uses."""
+    """moto in place of the KMS emulator, with the alias that compose uses. Its
+    URL, and the ARN of the key."""
     import boto3
 
     port = free_port()
@@ -109,6 +110,8 @@ def start_kms(test):
         "kms", endpoint_url=endpoint, region_name=environment["WORKFLOW_SECRETS_KMS_REGION"],
         aws_access_key_id="test", aws_secret_access_key="test",
     )
-    key = client.create_key()["KeyMetadata"]["KeyId"]
-    client.create_alias(AliasName=environment["WORKFLOW_SECRETS_KMS_KEY"], TargetKeyId=key)
-    return endpoint
+    key = client.create_key()["KeyMetadata"]
+    client.create_alias(
+        AliasName=environment["WORKFLOW_SECRETS_KMS_KEY"], TargetKeyId=key["KeyId"]
+    )
+    return endpoint, key["Arn"]

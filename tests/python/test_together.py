@@ -29,7 +29,7 @@ class Together(unittest.TestCase):
             "/redis/password": str(redis.password_file),
             "/etc/workflow-secrets/policy.toml": str(DEPLOY / "compose/policy.toml"),
             "redis://redis:6379": f"redis://127.0.0.1:{redis.port}",
-            "http://kms:8080": start_kms(self),
+            "http://kms:8080": start_kms(self)[0],
             "0.0.0.0:8443": f"127.0.0.1:{self.port}",
             "https://127.0.0.1:8443": f"https://127.0.0.1:{self.port}",
             "/usr/local/bin/workflow-secrets": str(BINARY),

@@ -1,0 +1,75 @@
+//! A server as a process: started, asked what it has used, ended.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use crate::support::{
+    kms_endpoint::{ACCESS_KEY_ID, REGION},
+    platform::Platform,
+};
+
+/// What a process has used since it began.
+#[derive(Clone, Copy)]
+pub(crate) struct Used {
+    pub(crate) cpu_micros: f64,
+    pub(crate) allocations: u64,
+}
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    child: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Server {
+    /// A role of this very program, with the flags of a replica.
+    pub(crate) fn start(role: &str, platform: &Platform, more: &[&str]) -> Self {
+        let address = crate::support::platform::free_address();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg(role)
+            .args(platform.flags(address))
+            .args(more)
+            .envs([("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", "test")])
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_REGION", REGION)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ask, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { address, child, ask, answers: BufReader::new(answers) }
+    }
+
+    pub(crate) fn used(&mut self) -> Used {
+        self.ask.write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let allocations = line.trim().parse().unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // Past the name, which may hold blanks: utime and stime are the 14th and
+        // 15th fields, in ticks of a hundredth of a second (proc(5)).
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: f64 = ticks.map(|field| field.parse::<f64>().unwrap()).sum();
+        Used { cpu_micros: ticks * 10_000.0, allocations }
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,49 @@
+//! Results as Markdown.
+
+use std::{fs, path::Path};
+
+/// A table, and where in the README it stands.
+pub(crate) struct Table {
+    name: &'static str,
+    lines: Vec<String>,
+}
+
+impl Table {
+    pub(crate) fn new(name: &'static str, head: &[&str]) -> Self {
+        let rule = head.iter().map(|_| "---|").collect::<String>();
+        Self { name, lines: vec![format!("| {} |", head.join(" | ")), format!("|{rule}")] }
+    }
+
+    pub(crate) fn row(&mut self, cells: &[String]) {
+        let line = format!("| {} |", cells.join(" | "));
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.lines.join("\n") + "\n"
+    }
+
+    /// Between `<!-- bench: NAME -->` and the next empty line.
+    pub(crate) fn put_into_readme(&self) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let readme = fs::read_to_string(&path).unwrap();
+        let mark = format!("<!-- bench: {} -->\n", self.name);
+        let (before, rest) = readme.split_once(&mark).unwrap();
+        let (_, after) = rest.split_once("\n\n").unwrap();
+        fs::write(path, format!("{before}{mark}{}\n{after}", self.text())).unwrap();
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
