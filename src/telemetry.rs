@@ -160,14 +160,14 @@ pub fn init(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let scrape = scraped.then(|| Scrape(Registry::new()));
     let meters = export::meters(otlp.metrics, scrape.as_ref().map(|s| &s.0), resource)?;
     let spans = traces.as_ref().map(|provider| {
-        let own = filter_fn(|span| span.target().starts_with("workflow_secrets"));
+        // No events: log lines tell the trace themselves, and one of level ERROR
+        // would make any span an error.
+        let own = filter_fn(|it| it.is_span() && it.target().starts_with("workflow_secrets"));
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(SERVICE))
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            // Whose fault an error is, its code says, and not a line of the log.
-            .with_error_events_to_status(false)
             .with_filter(own)
     });
     tracing_subscriber::registry()

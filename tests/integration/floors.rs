@@ -26,7 +26,7 @@ const FLOORS: [(&str, u8); 16] = [
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 21] = [
+const ADAPTERS: [(&str, &[&str]); 23] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),
