@@ -20,7 +20,7 @@ use crate::{
         accept::{self, AcceptLimits, Connection},
         tls::{self, TlsFiles},
     },
-    kms::{MeasuredKms, aws::AwsKms},
+    kms::{GuardConfig, Guarded, MeasuredKms, aws::AwsKms},
     metrics::{Certificate, Metrics, Watched},
     service::{
         Parts, Secrets,
@@ -107,6 +107,8 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     };
     let store: Arc<dyn Store> = Arc::new(MeasuredStore::new(store, metrics.clone()));
     let kms = AwsKms::connect(config.kms).await.map_err(|error| RunError::start("KMS", error))?;
+    let kms = Guarded::new(Arc::new(kms), Arc::clone(&clock), GuardConfig::default());
+    // Outside the guard: what it does not let through counts too.
     let kms = MeasuredKms::new(Arc::new(kms), metrics.clone());
     let keyring = Keyring::new(
         Arc::new(kms),

@@ -8,6 +8,7 @@ mod client_args;
 mod faults;
 mod manual;
 mod otlp;
+mod store;
 
 use std::{
     fs::{self, File},
@@ -19,8 +20,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use self::faults::is_url;
 pub use self::{
@@ -35,6 +34,7 @@ pub use self::{
     },
     faults::Faults,
     manual::{completions, man_pages},
+    store::StoreConfig,
 };
 use crate::{
     domain::Environment,
@@ -45,19 +45,10 @@ use crate::{
         access::Policy,
         audit::{AuditConfig, AuditSink},
     },
-    store::redis::{KeyPrefix, Password, RedisConfig, RedisUrl},
     telemetry::{OtlpConfig, TelemetryConfig},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Which store.
-pub enum StoreConfig {
-    /// Redis.
-    Redis(Box<RedisConfig>),
-    /// A file of this machine.
-    Embedded(PathBuf),
-}
 
 /// Settings of `serve`, all valid.
 pub struct ServeConfig {
@@ -127,7 +118,7 @@ impl ServeConfig {
             "-" => Some(AuditSink::Stdout),
             path => f.note("--audit", file_at(path)).map(AuditSink::File),
         };
-        let store = store(f, &args);
+        let store = store::store(f, &args);
         let kms = kms(f, &args);
         let max_secrets: Option<NonZeroU32> = f.parsed(
             "--max-secrets-per-workspace",
@@ -163,7 +154,7 @@ impl ServeConfig {
             let fits = (delay < grace).then_some(());
             f.note("--drain-delay", fits.ok_or("must be shorter than --shutdown-grace"));
         }
-        let warnings = warnings(&args);
+        let warnings = warnings(&args, store.as_ref());
         let otlp = otlp::parse(f, |name| std::env::var_os(name));
         let telemetry = f.telemetry(&args.log, &args.log_format, otlp, admin_listen.is_some());
         let config = || {
@@ -221,25 +212,31 @@ impl DevConfig {
 }
 
 /// What crosses the network in the clear.
-fn warnings(args: &ServeArgs) -> Vec<&'static str> {
-    let clear = |url: &Option<String>, scheme| {
-        url.as_ref().is_some_and(|url| crosses_in_clear(url, scheme))
-    };
-    let kms = clear(&args.kms_endpoint, "http")
-        .then_some("DATA KEYS CROSS THE NETWORK IN THE CLEAR: use https:// for the KMS");
-    let redis = clear(&args.store, "redis").then_some(
-        "names, descriptions and the Redis password cross the network in the clear: use rediss://",
-    );
-    kms.into_iter().chain(redis).collect()
+fn warnings(args: &ServeArgs, store: Option<&StoreConfig>) -> Vec<&'static str> {
+    let kms = args.kms_endpoint.as_ref().is_some_and(|url| crosses_in_clear(url, "http"));
+    let redis = store.is_some_and(StoreConfig::crosses_in_clear);
+    [
+        (kms, "DATA KEYS CROSS THE NETWORK IN THE CLEAR: use https:// for the KMS"),
+        (
+            redis,
+            "names, descriptions and the Redis password cross the network in the clear: \
+             use rediss://",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(clear, warning)| clear.then_some(warning))
+    .collect()
 }
 
 /// Whether a URL has the scheme without TLS and leads to another machine.
 fn crosses_in_clear(url: &str, scheme: &str) -> bool {
     let uri = url.parse::<http::Uri>().unwrap_or_default();
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    uri.scheme_str() == Some(scheme) && !loopback
+    uri.scheme_str() == Some(scheme) && !is_loopback(uri.host().unwrap_or_default())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn tls_files(f: &mut Faults, args: &ServeArgs) -> Option<TlsFiles> {
@@ -319,69 +316,6 @@ fn file_at(path: &str) -> Result<PathBuf, String> {
     Err(format!("{}: {fault}", path.display()))
 }
 
-fn parse_store(text: &str) -> Result<StoreConfig, String> {
-    match text.strip_prefix("embedded:") {
-        Some("") => Err("embedded: must be followed by a file".to_owned()),
-        Some(path) => file_at(path).map(StoreConfig::Embedded),
-        None => RedisUrl::parse(text)
-            .map(|url| StoreConfig::Redis(Box::new(RedisConfig::new(url))))
-            .map_err(|rule| format!("{rule} (or be embedded:/path/to/file)")),
-    }
-}
-
-/// The settings of Redis are parsed for whatever store: a fault in them would
-/// only wait for the day they count.
-fn store(f: &mut Faults, args: &ServeArgs) -> Option<StoreConfig> {
-    let store = f
-        .required("--store", args.store.as_ref())
-        .and_then(|text| f.note("--store", parse_store(text)));
-    f.not_empty("--redis-username", args.redis_username.as_ref());
-    let password = args.redis_password_file.as_ref().and_then(|path| {
-        f.note(&format!("--redis-password-file {path}"), read_password(Path::new(path)))
-    });
-    let ca = args.redis_ca.as_ref().and_then(|path| {
-        f.note(&format!("--redis-ca {path}"), check_certificates(Path::new(path)))?;
-        Some(PathBuf::from(path))
-    });
-    let prefix = f.note("--redis-key-prefix", KeyPrefix::parse(&args.redis_key_prefix));
-    let min_replicas =
-        f.parsed("--redis-min-replicas", &args.redis_min_replicas, "a number of replicas");
-    let timeout = f.duration("--redis-timeout", &args.redis_timeout);
-    // The longest call must have room for several answers.
-    if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > Duration::from_secs(5)) {
-        f.0.push("--redis-timeout: must be longer than 0 and at most 5s".into());
-    }
-    let require_durable = f.switch("--require-durable", &args.require_durable);
-    let mut store = store?;
-    if let StoreConfig::Redis(config) = &mut store {
-        if args.redis_ca.is_some() && !config.url.is_tls() {
-            f.0.push("--redis-ca: needs a rediss:// store".into());
-        }
-        config.username = args.redis_username.clone();
-        config.password = password;
-        config.ca = ca;
-        config.prefix = prefix?;
-        config.response_timeout = timeout?;
-        config.min_replicas = min_replicas?;
-        config.require_durable = require_durable?;
-    }
-    Some(store)
-}
-
-fn read_password(path: &Path) -> Result<Password, String> {
-    let mut text = read_file(path, 0o007)?;
-    // Editors end files with a newline that is no part of the password.
-    text.truncate(text.trim_end_matches(['\r', '\n']).len());
-    Ok(Password::new(text))
-}
-
-fn check_certificates(path: &Path) -> Result<(), String> {
-    let pem = fs::read(path).map_err(|error| error.to_string())?;
-    let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let some = found.is_ok_and(|certificates| !certificates.is_empty());
-    some.then_some(()).ok_or_else(|| "holds no certificates in PEM".to_owned())
-}
-
 fn kms(f: &mut Faults, args: &ServeArgs) -> Option<AwsKmsConfig> {
     let key = f
         .required("--kms-key", args.kms_key.as_ref())
@@ -436,11 +370,9 @@ mod tests {
         for url in ["http://kms:8080", "http://10.0.0.1", "http://[2001:db8::1]:80/x"] {
             assert!(crosses_in_clear(url, "http"), "{url}");
         }
-        assert!(crosses_in_clear("redis://redis:6379/0", "redis"));
         let fine = ["https://kms:8080", "http://127.0.0.1:1", "http://localhost", "http://[::1]:2"];
         for url in fine {
             assert!(!crosses_in_clear(url, "http"), "{url}");
         }
-        assert!(!crosses_in_clear("rediss://redis:6379/0", "redis"));
     }
 }

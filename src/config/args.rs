@@ -115,7 +115,9 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_AUDIT", value_name = "FILE", default_value = "-")]
     pub audit: String,
 
-    /// redis://host:port/db, rediss://host:port/db, or embedded:/path/to/file
+    /// redis://host:port/db, redis-sentinel://host:port,.../master-name/db,
+    /// redis-cluster://host:port,..., each also with rediss for TLS, or
+    /// embedded:/path/to/file
     #[arg(long, env = "WORKFLOW_SECRETS_STORE", value_name = "URL")]
     pub store: Option<String>,
 
@@ -123,13 +125,30 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_USERNAME", value_name = "NAME")]
     pub redis_username: Option<String>,
 
-    /// File with the Redis password, closed to others
+    /// File with the Redis password, closed to others; read for each connection
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<String>,
 
-    /// PEM file: the CAs of the Redis server; without it, the system's
+    /// PEM file: the CAs of Redis and its sentinels; without it, the system's
     #[arg(long, env = "WORKFLOW_SECRETS_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<String>,
+
+    /// PEM file: certificate chain to show to Redis and its sentinels (read for
+    /// each connection)
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_CERT", value_name = "FILE")]
+    pub redis_cert: Option<String>,
+
+    /// PEM file: its private key, closed to others (read for each connection)
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_KEY", value_name = "FILE")]
+    pub redis_key: Option<String>,
+
+    /// ACL user of the sentinels; that of Redis is another
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_SENTINEL_USERNAME", value_name = "NAME")]
+    pub redis_sentinel_username: Option<String>,
+
+    /// File with the password of the sentinels, closed to others
+    #[arg(long, env = "WORKFLOW_SECRETS_REDIS_SENTINEL_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_sentinel_password_file: Option<String>,
 
     /// First part of every Redis key
     #[arg(

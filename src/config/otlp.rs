@@ -71,7 +71,10 @@ pub(super) fn parse(f: &mut Faults, variable: impl Fn(&str) -> Option<OsString>)
         f.0.push("OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1".to_owned());
     }
     let ca = ca.and_then(|path| {
-        f.note(&format!("{GENERAL}_CERTIFICATE"), super::check_certificates(Path::new(&path)))?;
+        f.note(
+            &format!("{GENERAL}_CERTIFICATE"),
+            super::store::check_certificates(Path::new(&path)),
+        )?;
         f.note(&format!("{GENERAL}_CERTIFICATE"), fs::read(path).map_err(|e| e.to_string()))
     });
     let [traces, metrics] = found

@@ -4,6 +4,7 @@ mod key;
 mod lease;
 mod names;
 mod plaintext;
+mod rates;
 mod secret;
 mod time;
 mod trail;
@@ -17,6 +18,7 @@ pub use names::{
     Refusal, RequestId, RunId, SecretName, TraceId, WorkflowId, WorkspaceId,
 };
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
+pub use rates::Rates;
 pub use secret::{DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
 pub use time::{Clock, SystemClock, Timestamp};
 pub use trail::TrailEntry;

@@ -142,7 +142,10 @@ impl Cache {
     pub(super) fn fail(&mut self, slot: Slot, error: &KeyError, now: Duration) {
         let evict = match error {
             // May pass: what is cached goes on serving, up to its hard age.
-            KeyError::Kms(KmsError::Transient(_)) | KeyError::Store(_) => false,
+            KeyError::Kms(
+                KmsError::Transient(_) | KmsError::Down { .. } | KmsError::OverBudget { .. },
+            )
+            | KeyError::Store(_) => false,
             // One refusal may be a slip of access management; a second one,
             // some time later, is not.
             KeyError::Kms(_) => self.entries.peek_mut(&slot).is_some_and(|entry| {
@@ -156,7 +159,15 @@ impl Cache {
         }
         // The store bounds its own calls, and must be back as soon as it is.
         if !matches!(error, KeyError::Store(_)) {
-            let until = now.saturating_add(self.config.negative);
+            let longest = self.config.negative;
+            let pause = match error {
+                // Costs nothing to ask again, and may succeed from then on.
+                KeyError::Kms(KmsError::Down { wait } | KmsError::OverBudget { wait }) => {
+                    longest.min(*wait)
+                }
+                _ => longest,
+            };
+            let until = now.saturating_add(pause);
             self.failures.put(slot, Failure { error: error.clone(), until });
         }
     }

@@ -1,10 +1,12 @@
 //! Brings data keys: from memory, or from the store and the KMS.
 
+mod error;
+mod flights;
 mod making;
 mod rewrapping;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     future::Future,
     num::NonZeroUsize,
     sync::{
@@ -14,18 +16,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
 use tracing::Instrument as _;
 
+pub use self::error::KeyError;
+use self::flights::{Flights, Landing, landed};
 use super::{
     DataKey,
     cache::{Cache, Found, Slot, Wanted},
 };
 use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
-    kms::{EncryptionContext, Kms, KmsError},
+    kms::{EncryptionContext, Kms},
     metrics::Metrics,
-    store::{Key, Record, Store, StoreError, Trail, codec},
+    store::{Key, Record, Store, Trail, codec},
 };
 
 /// How long unwrapped data keys serve.
@@ -39,7 +42,8 @@ pub struct KeyringConfig {
     pub hard_age_read: Duration,
     /// Keys up to this age seal values.
     pub hard_age_write: Duration,
-    /// A failure is told again for this long before the KMS is asked again.
+    /// A failure is told again for this long before the KMS is asked again; one
+    /// that says when to ask again, no longer than that.
     pub negative: Duration,
     /// A cached key is given up when the KMS refuses it twice, at least this
     /// long apart.
@@ -60,49 +64,7 @@ impl Default for KeyringConfig {
     }
 }
 
-/// Why there is no data key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// The KMS is unavailable, or refuses to use the key-encryption key. Never
-    /// [`KmsError::WrongCiphertext`].
-    #[error(transparent)]
-    Kms(KmsError),
-    /// The store does not answer. Never [`StoreError::Malformed`].
-    #[error(transparent)]
-    Store(StoreError),
-    /// The workspace was destroyed.
-    #[error("workspace shredded")]
-    Shredded,
-    /// The data key is gone from the store while records remain. It must be
-    /// restored; a new one would bury what the old one sealed.
-    #[error("data key missing")]
-    Missing,
-    /// What is stored of the data key is wrong: it will never unwrap.
-    #[error("data key corrupt: {0}")]
-    Corrupt(&'static str),
-}
-
-impl From<KmsError> for KeyError {
-    fn from(error: KmsError) -> Self {
-        match error {
-            KmsError::WrongCiphertext(why) => Self::Corrupt(why),
-            KmsError::Transient(_) | KmsError::KeyUnusable(_) => Self::Kms(error),
-        }
-    }
-}
-
-impl From<StoreError> for KeyError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Malformed(why) => Self::Corrupt(why),
-            _ => Self::Store(error),
-        }
-    }
-}
-
 type Outcome = Result<Arc<DataKey>, KeyError>;
-/// An outcome under way; `None` until it is known.
-type Flight = watch::Receiver<Option<Outcome>>;
 
 /// The data keys of all workspaces.
 ///
@@ -123,32 +85,7 @@ struct Inner {
 
 struct State {
     cache: Cache,
-    /// With their numbers: one that was taken off the table must neither be
-    /// taken for its successor nor leave a key behind.
-    flights: HashMap<Slot, (u64, Flight)>,
-    started: u64,
-}
-
-/// Whoever starts a flight: its number, and where to tell its outcome.
-type Start = (u64, watch::Sender<Option<Outcome>>);
-
-impl State {
-    /// Joins the flight of a slot. If there is none, the caller has to start
-    /// it and tell its outcome.
-    fn board(&mut self, slot: &Slot) -> (Flight, Option<Start>) {
-        if let Some((_, flight)) = self.flights.get(slot) {
-            return (flight.clone(), None);
-        }
-        let (tell, flight) = watch::channel(None);
-        self.started += 1;
-        self.flights.insert(slot.clone(), (self.started, flight.clone()));
-        (flight, Some((self.started, tell)))
-    }
-
-    /// Whether a flight is still on the table.
-    fn flies(&self, slot: &Slot, number: u64) -> bool {
-        self.flights.get(slot).is_some_and(|(flying, _)| *flying == number)
-    }
+    flights: Flights,
 }
 
 impl Keyring {
@@ -160,7 +97,7 @@ impl Keyring {
         environment: Environment,
         config: KeyringConfig,
     ) -> Self {
-        let state = State { cache: Cache::new(config), flights: HashMap::new(), started: 0 };
+        let state = State { cache: Cache::new(config), flights: Flights::default() };
         let state = Mutex::new(state);
         let metrics = Metrics::none();
         Self(Arc::new(Inner { kms, store, clock, environment, config, metrics, state }))
@@ -222,7 +159,7 @@ impl Keyring {
     pub fn evict(&self, workspace: &WorkspaceId) {
         let mut state = self.0.lock();
         state.cache.evict(workspace);
-        state.flights.retain(|(flying, _), _| flying != workspace);
+        state.flights.evict(workspace);
     }
 
     /// The workspaces with keys in memory.
@@ -240,6 +177,7 @@ impl Keyring {
             state.cache.held(now)
         };
         self.0.metrics.keys_cached(count, oldest);
+        self.0.kms.tidy();
     }
 
     /// The key `id` to open with. `active` as for [`Self::for_seal`]; it saves
@@ -317,7 +255,7 @@ impl Inner {
                 Found::Aging(key) => Some(key),
                 Found::Nothing => None,
             };
-            let (flight, tell) = state.board(&slot);
+            let (flight, tell) = state.flights.board(&slot);
             (cached, flight, tell)
         };
         // Not under the lock: a runtime that is shutting down drops the task,
@@ -351,7 +289,7 @@ impl Inner {
         let now = self.clock.monotonic();
         let slot = (workspace, Wanted::Key(id));
         let mut state = self.lock();
-        if state.flies(&slot, number) {
+        if state.flights.flies(&slot, number) {
             match &outcome {
                 Ok(key) => state.cache.keep(slot, Arc::clone(key), since),
                 Err(error) => state.cache.fail(slot, error, now),
@@ -415,29 +353,5 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No step under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes a flight off the table however its task ends.
-struct Landing {
-    inner: Arc<Inner>,
-    slot: Slot,
-    number: u64,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let mut state = self.inner.lock();
-        if state.flies(&self.slot, self.number) {
-            state.flights.remove(&self.slot);
-        }
-    }
-}
-
-async fn landed(mut flight: Flight) -> Outcome {
-    match flight.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(outcome)) => outcome.clone(),
-        // Its task panicked or the process is going down.
-        _ => Err(KeyError::Kms(KmsError::Transient("unwrapping was interrupted"))),
     }
 }

@@ -138,7 +138,9 @@ pub(super) fn log(action: Action, error: &Error) {
         | Error::AuditUnavailable
         | Error::StoreFull
         | Error::Internal(_) => tracing::error!(method, reason, %error, "call failed"),
-        Error::KmsUnavailable(_) | Error::StoreUnavailable(_) => {
+        Error::KmsUnavailable { .. }
+        | Error::KmsBudgetExceeded { .. }
+        | Error::StoreUnavailable(_) => {
             tracing::warn!(method, reason, %error, "call failed");
         }
         _ => tracing::debug!(method, reason, "call refused"),

@@ -211,9 +211,13 @@ fn describe(
             Code::ResourceExhausted,
             "the store has no room; nothing was stored: an operator must add memory or disk",
         ),
-        Error::KmsUnavailable(_) => {
+        Error::KmsUnavailable { .. } => {
             text(Code::Unavailable, "the key-management service cannot be reached: retry")
         }
+        Error::KmsBudgetExceeded { .. } => text(
+            Code::ResourceExhausted,
+            "the workspace has made too many calls to the key-management service: retry later",
+        ),
         Error::KmsKeyUnusable(why) => {
             (Code::FailedPrecondition, format!("{why}: an operator must restore the KMS key"))
         }
@@ -341,7 +345,25 @@ fn values_pasted(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::{envelope::KeyError, kms::KmsError};
+
+    #[test]
+    fn what_the_kms_was_not_asked_is_told_with_a_time_to_wait() {
+        let wait = Duration::from_millis(1_250);
+        for (error, code, reason) in [
+            (KmsError::Down { wait }, Code::Unavailable, "KMS_UNAVAILABLE"),
+            (KmsError::OverBudget { wait }, Code::ResourceExhausted, "KMS_BUDGET_EXCEEDED"),
+        ] {
+            let status = Status::from(Error::from(KeyError::Kms(error)));
+            let details = status.get_error_details();
+            assert_eq!(status.code(), code);
+            assert_eq!(details.error_info().unwrap().reason, reason);
+            assert_eq!(details.retry_info().unwrap().retry_delay, Some(wait));
+        }
+    }
 
     #[test]
     fn suggestions_count_as_what_an_error_may_hold() {

@@ -3,11 +3,7 @@
 mod classify;
 mod key_id;
 
-use std::{
-    collections::HashMap,
-    num::{NonZeroU16, NonZeroU32},
-    time::Duration,
-};
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -20,7 +16,6 @@ use aws_sdk_kms::{
     primitives::Blob,
     types::{DataKeySpec, EncryptionAlgorithmSpec},
 };
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 pub use self::key_id::{KmsKeyId, PreviousKey};
@@ -42,17 +37,15 @@ pub struct AwsKmsConfig {
     pub region: Option<String>,
     /// Limit of one attempt, with its connection and its credentials.
     pub attempt_timeout: Duration,
-    /// Limit of a call, with its retries and the wait for its turn.
+    /// Limit of a call, with its retries.
     pub operation_timeout: Duration,
     /// Attempts per call, the first one included.
     pub max_attempts: NonZeroU32,
-    /// Calls at the same time; others wait for their turn.
-    pub max_in_flight: NonZeroU16,
 }
 
 impl AwsKmsConfig {
     /// `key` alone, and the default limits: 1 s per attempt, 2.8 s per call
-    /// (callers are promised an answer within 3 s), 3 attempts, 50 in flight.
+    /// (callers are promised an answer within 3 s), 3 attempts.
     pub fn new(key: KmsKeyId) -> Self {
         Self {
             key,
@@ -62,7 +55,6 @@ impl AwsKmsConfig {
             attempt_timeout: Duration::from_secs(1),
             operation_timeout: Duration::from_millis(2_800),
             max_attempts: NonZeroU32::MIN.saturating_add(2),
-            max_in_flight: NonZeroU16::MIN.saturating_add(49),
         }
     }
 
@@ -123,7 +115,6 @@ pub struct AwsKms {
     key: KmsKeyId,
     previous_keys: Vec<PreviousKey>,
     operation_timeout: Duration,
-    in_flight: Semaphore,
 }
 
 impl AwsKms {
@@ -173,7 +164,6 @@ impl AwsKms {
             key: config.key,
             previous_keys: config.previous_keys,
             operation_timeout: config.operation_timeout,
-            in_flight: Semaphore::new(config.max_in_flight.get().into()),
         })
     }
 
@@ -185,18 +175,12 @@ impl AwsKms {
         previous.map_or(&self.key, PreviousKey::key).as_str()
     }
 
-    /// Runs a call when its turn comes, within the limit of the operation.
+    /// Runs a call within the limit of the operation.
     async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, KmsError>>,
     ) -> Result<T, KmsError> {
-        let in_turn = async {
-            let Ok(_permit) = self.in_flight.acquire().await else {
-                return Err(KmsError::Transient("no more calls are made"));
-            };
-            call.await
-        };
-        tokio::time::timeout(self.operation_timeout, in_turn)
+        tokio::time::timeout(self.operation_timeout, call)
             .await
             .unwrap_or(Err(KmsError::Transient("no answer within the limit of the operation")))
     }

@@ -41,6 +41,8 @@ impl MeasuredKms {
         let outcome = match &result {
             Ok(_) => KmsOutcome::Ok,
             Err(KmsError::Transient(_)) => KmsOutcome::Transient,
+            Err(KmsError::Down { .. }) => KmsOutcome::Down,
+            Err(KmsError::OverBudget { .. }) => KmsOutcome::OverBudget,
             Err(KmsError::KeyUnusable(_)) => KmsOutcome::KeyUnusable,
             Err(KmsError::WrongCiphertext(_)) => KmsOutcome::WrongCiphertext,
         };
@@ -81,5 +83,9 @@ impl Kms for MeasuredKms {
 
     fn key_name(&self) -> &str {
         self.kms.key_name()
+    }
+
+    fn tidy(&self) {
+        self.kms.tidy();
     }
 }

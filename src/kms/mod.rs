@@ -1,14 +1,19 @@
 //! Floor 1: the key-encryption key, which never leaves its KMS.
 
 pub mod aws;
+mod guard;
 pub mod local;
 
 mod measured;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
-pub use self::measured::MeasuredKms;
-
+pub use self::{
+    guard::{GuardConfig, Guarded},
+    measured::MeasuredKms,
+};
 use crate::domain::{DataKeyId, Environment, KeyMaterial, Timestamp, WorkspaceId, WrappedDataKey};
 
 /// What a wrapped data key is bound to. Rebuilt from the authorized request
@@ -46,6 +51,18 @@ pub enum KmsError {
     /// later.
     #[error("KMS unavailable: {0}")]
     Transient(&'static str),
+    /// Calls failed one after another, so this one was not made.
+    #[error("KMS unavailable: calls failed one after another, and are not made for a while")]
+    Down {
+        /// After that one may be made.
+        wait: Duration,
+    },
+    /// The workspace has made as many calls as it may; this one was not made.
+    #[error("the workspace has made too many KMS calls")]
+    OverBudget {
+        /// After that it may make one.
+        wait: Duration,
+    },
     /// The key-encryption key cannot be used: disabled, pending deletion,
     /// deleted or denied. An operator must act.
     #[error("key-encryption key unusable: {0}")]
@@ -57,7 +74,8 @@ pub enum KmsError {
 
 /// A key-management service: wraps and unwraps data keys.
 ///
-/// Implementations bound each call's time, retries and number in flight.
+/// Implementations bound each call's time and retries. [`Guarded`] bounds how
+/// many there are.
 #[async_trait]
 pub trait Kms: Send + Sync + 'static {
     /// Makes a 256-bit data key and returns only its wrapped form; the
@@ -86,4 +104,8 @@ pub trait Kms: Send + Sync + 'static {
 
     /// The key-encryption key that wraps new data keys, as it was configured.
     fn key_name(&self) -> &str;
+
+    /// Forgets what it remembers of workspaces that make no calls. To be called
+    /// now and then.
+    fn tidy(&self) {}
 }

@@ -180,8 +180,19 @@ pub enum Error {
     #[error("store full")]
     StoreFull,
     /// The KMS cannot be reached now.
-    #[error("KMS unavailable: {0}")]
-    KmsUnavailable(&'static str),
+    #[error("KMS unavailable: {why}")]
+    KmsUnavailable {
+        /// What went wrong.
+        why: &'static str,
+        /// Then it is asked again.
+        wait: Duration,
+    },
+    /// The workspace has made as many KMS calls as it may.
+    #[error("too many KMS calls of the workspace")]
+    KmsBudgetExceeded {
+        /// Then it may make one.
+        wait: Duration,
+    },
     /// The key-encryption key cannot be used.
     #[error("key-encryption key unusable: {0}")]
     KmsKeyUnusable(&'static str),
@@ -249,7 +260,8 @@ impl Error {
             Error::NoDataKey => "NO_DATA_KEY",
             Error::TooManyDataKeys => "TOO_MANY_DATA_KEYS",
             Error::StoreFull => "STORE_FULL",
-            Error::KmsUnavailable(_) => "KMS_UNAVAILABLE",
+            Error::KmsUnavailable { .. } => "KMS_UNAVAILABLE",
+            Error::KmsBudgetExceeded { .. } => "KMS_BUDGET_EXCEEDED",
             Error::KmsKeyUnusable(_) => "KMS_KEY_UNUSABLE",
             Error::StoreUnavailable(_) => "STORE_UNAVAILABLE",
             Error::AuditUnavailable => "AUDIT_UNAVAILABLE",
@@ -262,12 +274,12 @@ impl Error {
     /// How long to wait before the same call may succeed, where waiting helps.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            // The KMS negative cache holds for 2 s, the store reconnects
-            // within 1 s.
-            Error::KmsUnavailable(_) => Some(Duration::from_secs(2)),
-            Error::RateLimited { wait } => Some(*wait),
+            Error::KmsUnavailable { wait, .. }
+            | Error::KmsBudgetExceeded { wait }
+            | Error::RateLimited { wait } => Some(*wait),
             // Another replica takes it at once.
             Error::ShuttingDown => Some(Duration::ZERO),
+            // The store reconnects within 1 s.
             Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
             Error::LeaseHeld { left, .. } => Some(*left),
             Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
@@ -292,7 +304,14 @@ impl From<StoreError> for Error {
 impl From<KeyError> for Error {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::Kms(KmsError::Transient(why)) => Error::KmsUnavailable(why),
+            // A failure is remembered for 2 s.
+            KeyError::Kms(KmsError::Transient(why)) => {
+                Error::KmsUnavailable { why, wait: Duration::from_secs(2) }
+            }
+            KeyError::Kms(KmsError::Down { wait }) => {
+                Error::KmsUnavailable { why: "it failed too often in a row", wait }
+            }
+            KeyError::Kms(KmsError::OverBudget { wait }) => Error::KmsBudgetExceeded { wait },
             KeyError::Kms(KmsError::KeyUnusable(why)) => Error::KmsKeyUnusable(why),
             KeyError::Kms(KmsError::WrongCiphertext(why)) => Error::RecordCorrupt(why),
             KeyError::Shredded => Error::WorkspaceShredded,

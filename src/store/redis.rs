@@ -9,101 +9,97 @@
 //! | `<prefix>:{ws}:index` | sorted set | record keys, all of score 0, for byte order |
 //! | `<prefix>:{ws}:revision` | string | number of the workspace's last change |
 //! | `<prefix>:{ws}:request:<id>` | string, expires after 24 h | outcome of a request |
-//! | `<prefix>:health` | never there | target of the health probe |
+//! | `<prefix>:health`, in a cluster `<prefix>:{<number>}:health` | never there | target of the health probe |
 //!
-//! The rights that an ACL user needs are in `deploy/redis-rights.acl`; for a
-//! database other than 0, `+select` too.
+//! [`masters`] says where the master of a slot is: at a fixed address, where
+//! sentinels say, or where the nodes of a cluster say. All else is the same.
+//!
+//! The rights that an ACL user needs are in `deploy/redis-rights.acl`; that of
+//! sentinels, in `deploy/sentinel-rights.acl`.
 
 mod call;
 mod config;
 mod connection;
 mod link;
+mod lookout;
+mod masters;
+mod node;
+mod pages;
 mod scripts;
 mod shred;
+mod slots;
+mod url;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
 use self::{
     call::{Call, commit_arguments, committed},
-    link::{Failure, Link},
+    link::{DISK_FAILS, Failure, Refused},
+    masters::Masters,
+    node::{Lane, Node},
     scripts::{COMMIT, Lua, SCAN, SHRED},
+    slots::slot,
 };
 pub use self::{
-    config::{ClientCertificate, KeyPrefix, Password, RedisConfig, RedisUrl},
+    config::{ClientCertificate, KeyPrefix, Password, PasswordSource, RedisConfig},
     connection::StartError,
+    url::RedisUrl,
 };
 use super::{Batch, Commit, Key, Record, Shredded, Store, StoreError, WorkspacesCursor};
 use crate::domain::{RequestId, Revision, WorkspaceId};
 
 const REQUEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Keys that one step of SCAN looks at.
-const SCAN_COUNT: usize = 1_000;
-
 const NOT_UNDERSTOOD: StoreError = StoreError::Malformed("answer of Redis");
 
-/// Records in Redis.
+/// Records in Redis: one, one that sentinels watch over, or a cluster.
 ///
 /// A call takes at most the response timeout and then fails with
 /// [`StoreError::Unavailable`]. A lost connection is replaced in the
 /// background; reads are then tried once more, commits never, since the first
-/// attempt may have been carried out.
+/// attempt may have been carried out. What a Redis refused, since it is no
+/// master or the slot is elsewhere, was not carried out: reads and commits are
+/// then sent to the right one.
+///
+/// Only masters are asked. One that the sentinels have replaced, or the cluster,
+/// and that does not know it, is asked for as long as it takes to learn of that,
+/// about 1 s; its answers may be old until then. If it is cut off from them
+/// together with this process, that lasts until the cut is healed (of a cluster
+/// node, until its node timeout), and what it acknowledged is lost then, unless
+/// the replicas demanded are all there are.
 pub struct RedisStore {
     config: Arc<RedisConfig>,
-    link: Link,
-    /// For scans: their answers are large, and nothing else waits behind them.
-    scans: Link,
-    replicated: Option<Replicated>,
+    masters: Masters,
     commit: Lua,
     scan: Lua,
     shred: Lua,
 }
 
-/// Where commits run if replicas must confirm them.
-///
-/// WAIT covers the writes of its own connection and blocks it. On the shared
-/// connection it would hold all reads up, hence one of its own; and a commit is
-/// sent only after the one before has its answer, hence the semaphore: a commit
-/// that finds no time before its deadline is then not sent at all.
-struct Replicated {
-    link: Link,
-    turn: Semaphore,
-}
-
 impl RedisStore {
-    /// Connects and checks that this Redis keeps what it acknowledges: version
-    /// 7.0 or later, a master, `maxmemory-policy noeviction`, an append-only
-    /// file if demanded (otherwise a warning is logged). The same is checked of
-    /// each later connection, which may lead to another server.
+    /// Finds the masters, connects and checks that each keeps what it
+    /// acknowledges: version 7.0 or later, a master, `maxmemory-policy
+    /// noeviction`, an append-only file if demanded (otherwise a warning is
+    /// logged). The same is checked of each later connection, which may lead to
+    /// another server. Masters of a cluster may be out of reach, but not all.
     ///
     /// # Errors
     /// There is no connection, or this Redis is refused.
     pub async fn connect(config: RedisConfig) -> Result<Self, StartError> {
         let config = Arc::new(config);
-        let link = Link::start(Arc::clone(&config)).await?;
-        if !link.durable() {
+        let (masters, durable) = Masters::connect(Arc::clone(&config)).await?;
+        if !durable {
             tracing::warn!(
                 "Redis has no append-only file (appendonly no): \
                  SECRETS WRITTEN SINCE ITS LAST SNAPSHOT ARE LOST WHEN IT STOPS"
             );
         }
-        let scans = Link::start(Arc::clone(&config)).await?;
-        let replicated = match config.min_replicas {
-            0 => None,
-            _ => Some(Replicated {
-                link: Link::start(Arc::clone(&config)).await?,
-                turn: Semaphore::new(1),
-            }),
-        };
         let [commit, scan, shred] = [COMMIT, SCAN, SHRED].map(Lua::new);
-        Ok(Self { config, link, scans, replicated, commit, scan, shred })
+        Ok(Self { config, masters, commit, scan, shred })
     }
 
     fn deadline(&self) -> Instant {
@@ -124,16 +120,8 @@ impl RedisStore {
         &self,
         call: Call<'_>,
     ) -> Result<(Option<Value>, Result<(), StoreError>), StoreError> {
-        let deadline = self.deadline();
-        let replies = match self.replicated.as_ref().filter(|_| call.replicas > 0) {
-            None => call.run(&self.link, deadline).await?,
-            Some(Replicated { link, turn }) => {
-                let _turn = timeout_at(deadline, turn.acquire())
-                    .await
-                    .map_err(|_| StoreError::Unavailable("too many commits wait for replicas"))?;
-                call.run(link, deadline).await?
-            }
-        };
+        let lane = if call.replicas > 0 { Lane::Confirmed } else { Lane::Calls };
+        let replies = call.run(&self.masters, (lane, false), self.deadline()).await?;
         let mut replies = replies.into_iter();
         let reply = replies.next();
         let demanded = u64::from(call.replicas);
@@ -149,17 +137,34 @@ impl RedisStore {
         Ok((reply, enough))
     }
 
-    /// Sends a command that may be carried out twice, once more if the
-    /// connection broke.
-    async fn ask(&self, link: &Link, command: Cmd) -> Result<Value, StoreError> {
-        let deadline = self.deadline();
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(command);
-        let replies = match link.send(&pipeline, deadline).await {
-            Err(Failure::Lost(_)) => link.send(&pipeline, deadline).await?,
-            other => other?,
+    /// Sends a command that may be carried out twice.
+    async fn ask(&self, slot: u16, lane: Lane, command: Cmd) -> Result<Value, StoreError> {
+        let commands = |commands: &mut Pipeline| {
+            commands.add_command(command.clone());
         };
+        let replies = self.masters.send(slot, (lane, true), self.deadline(), commands).await?;
         replies.into_iter().next().ok_or(NOT_UNDERSTOOD)
+    }
+
+    /// Whether a master can be reached and written to.
+    async fn probe(&self, node: &Node, key: &str) -> Result<(), StoreError> {
+        for lane in node.lanes() {
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("DEL").arg(key);
+            let deadline = self.deadline();
+            let (link, _turn) = node.link(lane, deadline).await?;
+            let sent = match link.send(&pipeline, 0, deadline).await {
+                Err(Failure::Lost(_)) => link.send(&pipeline, 0, deadline).await,
+                other => other,
+            };
+            match sent {
+                // It serves, though no longer this slot.
+                Ok(_) | Err(Failure::Refused(Refused::Moved(_) | Refused::Ask(_))) => {}
+                Err(Failure::Store(error)) if error == DISK_FAILS => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -178,7 +183,7 @@ impl Store for RedisStore {
         for key in keys {
             command.arg(key.as_str());
         }
-        match self.ask(&self.link, command).await? {
+        match self.ask(slot(workspace.as_str()), Lane::Calls, command).await? {
             Value::Array(values) if values.len() == keys.len() => {
                 values.into_iter().map(record).collect()
             }
@@ -193,7 +198,8 @@ impl Store for RedisStore {
         keys.extend(batch.request.as_ref().map(|(id, _)| self.request_key(workspace, id)));
         let replicas = if batch.hasty { 0 } else { self.config.min_replicas };
         let arguments = commit_arguments(&batch, replicas > 0);
-        let call = Call { lua: &self.commit, keys, arguments, replicas };
+        let slot = slot(workspace.as_str());
+        let call = Call { lua: &self.commit, slot, keys, arguments, replicas };
         let (reply, acknowledged) = self.write(call).await?;
         let result = committed(reply, &batch.operations)?;
         if matches!(result, Commit::Done | Commit::Replayed(_)) {
@@ -213,7 +219,7 @@ impl Store for RedisStore {
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
         let mut command = redis::cmd("GET");
         command.arg(self.key(workspace, "revision"));
-        match self.ask(&self.link, command).await? {
+        match self.ask(slot(workspace.as_str()), Lane::Calls, command).await? {
             Value::Nil => Ok(None),
             number => match text(number)?.parse() {
                 Ok(number) => Ok(Some(Revision::from_u64(number))),
@@ -229,7 +235,7 @@ impl Store for RedisStore {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut command = redis::cmd("GET");
         command.arg(self.request_key(workspace, id));
-        match self.ask(&self.link, command).await? {
+        match self.ask(slot(workspace.as_str()), Lane::Calls, command).await? {
             Value::Nil => Ok(None),
             Value::BulkString(outcome) => Ok(Some(outcome)),
             _ => Err(NOT_UNDERSTOOD),
@@ -246,15 +252,12 @@ impl Store for RedisStore {
         let [from, to] = bounds(prefix, after);
         let call = Call {
             lua: &self.scan,
+            slot: slot(workspace.as_str()),
             keys: vec![self.key(workspace, "records"), self.key(workspace, "index")],
             arguments: vec![from, to, count(limit).to_string().into_bytes()],
             replicas: 0,
         };
-        let deadline = self.deadline();
-        let replies = match call.run(&self.scans, deadline).await {
-            Err(Failure::Lost(_)) => call.run(&self.scans, deadline).await?,
-            other => other?,
-        };
+        let replies = call.run(&self.masters, (Lane::Scans, true), self.deadline()).await?;
         let Some(Value::Array(values)) = replies.into_iter().next() else {
             return Err(NOT_UNDERSTOOD);
         };
@@ -278,7 +281,7 @@ impl Store for RedisStore {
         let mut command = redis::cmd("ZRANGEBYLEX");
         command.arg(self.key(workspace, "index")).arg(from).arg(to);
         command.arg("LIMIT").arg(0).arg(count(limit));
-        match self.ask(&self.scans, command).await? {
+        match self.ask(slot(workspace.as_str()), Lane::Scans, command).await? {
             Value::Array(keys) => {
                 keys.into_iter().map(|key| text(key).map(Key::from_stored)).collect()
             }
@@ -290,42 +293,37 @@ impl Store for RedisStore {
         &self,
         cursor: Option<&WorkspacesCursor>,
     ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
-        let cursor = cursor.map_or("0", |cursor| cursor.0.as_str());
-        let head = format!("{}:{{", self.config.prefix);
-        let tail = "}:records";
-        let mut command = redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(format!("{head}*{tail}"));
-        command.arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("hash");
-        let Value::Array(reply) = self.ask(&self.scans, command).await? else {
-            return Err(NOT_UNDERSTOOD);
-        };
-        let Ok([next, Value::Array(keys)]) = <[Value; 2]>::try_from(reply) else {
-            return Err(NOT_UNDERSTOOD);
-        };
-        let mut workspaces = Vec::new();
-        for key in keys {
-            let key = text(key)?;
-            // What does not parse is not ours.
-            let name = key.strip_prefix(&head).and_then(|key| key.strip_suffix(tail));
-            workspaces.extend(name.and_then(|name| WorkspaceId::parse(name).ok()));
-        }
-        let next = text(next)?;
-        Ok((workspaces, (next != "0").then_some(WorkspacesCursor(next))))
+        self.page(cursor).await
     }
 
     /// Deletes a key that is never there. That changes nothing, yet Redis
-    /// refuses it for the same reasons as any write (replica, failing disk, too
-    /// few replicas) except full memory, which does not keep secrets from being
-    /// resolved.
+    /// refuses it for the same reasons as any write (replica, too few replicas)
+    /// except full memory. That, and a failing disk, do not keep secrets from
+    /// being resolved.
+    ///
+    /// A cluster is well if one of its masters is: the workspaces of that one
+    /// are served, and taking this process out of service would help no other.
     async fn health(&self) -> Result<(), StoreError> {
-        let links =
-            [Some(&self.link), Some(&self.scans), self.replicated.as_ref().map(|r| &r.link)];
-        for link in links.into_iter().flatten() {
-            let mut command = redis::cmd("DEL");
-            command.arg(format!("{}:health", self.config.prefix));
-            self.ask(link, command).await?;
+        let map = self.masters.map();
+        let masters = map.masters();
+        let probes = masters.iter().map(|node| async {
+            let prefix = &self.config.prefix;
+            let key = if self.config.url.is_cluster() {
+                let none = StoreError::Unavailable("a node of Redis has no slot");
+                format!("{prefix}:{{{}}}:health", map.tag_of(node).ok_or(none)?)
+            } else {
+                format!("{prefix}:health")
+            };
+            self.probe(node, &key).await
+        });
+        let mut found = Err(StoreError::Unavailable("no master of Redis is known"));
+        for health in join_all(probes).await {
+            match health {
+                Ok(()) => return Ok(()),
+                Err(error) => found = Err(error),
+            }
         }
-        Ok(())
+        found
     }
 }
 

@@ -26,7 +26,7 @@ const FLOORS: [(&str, u8); 16] = [
 
 /// Crates, by the start of their names, and the files that may name them, by
 /// the start of their paths.
-const ADAPTERS: [(&str, &[&str]); 23] = [
+const ADAPTERS: [(&str, &[&str]); 24] = [
     ("aws_config", &["kms/aws"]),
     ("aws_credential", &["kms/aws"]),
     ("aws_runtime", &["kms/aws"]),
@@ -38,7 +38,8 @@ const ADAPTERS: [(&str, &[&str]); 23] = [
     ("clap", &["config.rs", "config/", "main.rs"]),
     ("clap_complete", &["config/"]),
     ("clap_mangen", &["config/"]),
-    ("governor", &["service/rates.rs"]),
+    ("crc", &["store/redis"]),
+    ("governor", &["domain/rates.rs"]),
     ("hyper", &["admin.rs", "cli/connect.rs", "grpc/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("opentelemetry", &["metrics/", "telemetry"]),

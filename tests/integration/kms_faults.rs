@@ -2,14 +2,15 @@
 
 use std::{
     num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::{join, join_all};
 use workflow_secrets::{
-    domain::{KeyMaterial, WrappedDataKey},
+    domain::{KeyMaterial, SystemClock, WorkspaceId, WrappedDataKey},
     kms::{
-        Kms, KmsError,
+        EncryptionContext, GuardConfig, Guarded, Kms, KmsError,
         aws::{AwsKms, AwsKmsConfig, KmsKeyId},
     },
 };
@@ -39,10 +40,17 @@ enum Kind {
 
 fn kind<T>(result: Result<T, KmsError>) -> Option<Kind> {
     Some(match result.err()? {
-        KmsError::Transient(_) => Kind::Transient,
+        KmsError::Transient(_) | KmsError::Down { .. } | KmsError::OverBudget { .. } => {
+            Kind::Transient
+        }
         KmsError::KeyUnusable(_) => Kind::KeyUnusable,
         KmsError::WrongCiphertext(_) => Kind::WrongCiphertext,
     })
+}
+
+/// The guard that stands before the adapter in production.
+fn guarded(kms: AwsKms, config: GuardConfig) -> Guarded {
+    Guarded::new(Arc::new(kms), Arc::new(SystemClock::default()), config)
 }
 
 fn is_transient(result: &Result<KeyMaterial, KmsError>) -> bool {
@@ -159,10 +167,12 @@ async fn the_wait_for_a_turn_counts() {
     let (endpoint, arn, wrapped) = endpoint_with_key().await;
     let kms = endpoint.kms_with(AwsKmsConfig {
         attempt_timeout: Duration::from_secs(60),
-        operation_timeout: Duration::from_secs(1),
-        max_in_flight: NonZeroU16::MIN,
+        operation_timeout: Duration::from_secs(60),
         ..config(&arn)
     });
+    let limit = Duration::from_secs(1);
+    let one = GuardConfig { limit, max_in_flight: NonZeroU16::MIN, ..GuardConfig::default() };
+    let kms = guarded(kms, one);
     endpoint.fault(Fault::Delay(Duration::from_millis(600)));
     let context = context();
     let (first, second) =
@@ -182,14 +192,21 @@ async fn no_more_calls_in_flight_than_allowed() {
         operation_timeout: Duration::from_secs(60),
         ..config(&arn)
     });
+    let limit = Duration::from_secs(60);
+    let kms = guarded(kms, GuardConfig { limit, ..GuardConfig::default() });
     endpoint.fault(Fault::Delay(Duration::from_millis(200)));
-    let context = context();
-    let decrypts = join_all((0..150).map(|_| kms.decrypt(&context, &wrapped)));
-    let generates = join_all((0..50).map(|_| kms.generate_data_key(&context, now())));
+    let contexts: Vec<_> = (0..40)
+        .map(|n| WorkspaceId::parse(&format!("other_{n}")).unwrap())
+        .map(|workspace| EncryptionContext { workspace, ..context() })
+        .collect();
+    let own = context();
+    let decrypts = join_all((0..50).map(|_| kms.decrypt(&own, &wrapped)));
+    let generates = join_all((0..150).map(|n| kms.generate_data_key(&contexts[n % 40], now())));
     let (decrypted, generated) = join(decrypts, generates).await;
     assert!(decrypted.iter().all(Result::is_ok) && generated.iter().all(Result::is_ok));
     assert_eq!(endpoint.max_in_flight(), 50);
-    assert_eq!((endpoint.decrypts(), endpoint.generates()), (150, 51));
+    assert_eq!(endpoint.in_flight_of(own.workspace.as_str()), (0, 5));
+    assert_eq!((endpoint.decrypts(), endpoint.generates()), (50, 151));
 }
 
 #[tokio::test]

@@ -111,13 +111,17 @@ fn assert_faults(outcome: &Outcome, faults: &[&str]) {
 }
 
 /// Faulty, each of them, whatever the store.
-const FAULTY: [Setting<'_>; 18] = [
+const FAULTY: [Setting<'_>; 22] = [
     ["--tls-key", "/absent/tls.key"],
     ["--tls-client-ca", "/absent/ca.crt"],
     ["--audit", "/absent/audit.jsonl"],
     ["--redis-username", ""],
     ["--redis-password-file", "/absent/password"],
     ["--redis-ca", "/absent/redis.crt"],
+    ["--redis-cert", "/absent/client.crt"],
+    ["--redis-key", "/absent/client.key"],
+    ["--redis-sentinel-username", ""],
+    ["--redis-sentinel-password-file", "/absent/sentinel"],
     ["--redis-key-prefix", "{}"],
     ["--redis-min-replicas", "-1"],
     ["--redis-timeout", "6s"],
@@ -132,7 +136,7 @@ const FAULTY: [Setting<'_>; 18] = [
     ["--admin-listen", "9464"],
 ];
 
-const FAULTS: [&str; 21] = [
+const FAULTS: [&str; 25] = [
     "--environment: is required",
     "--tls-cert: is required",
     "/absent/tls.key: No such file",
@@ -142,6 +146,10 @@ const FAULTS: [&str; 21] = [
     "--redis-username: must not be empty",
     "--redis-password-file /absent/password: No such file",
     "--redis-ca /absent/redis.crt: No such file",
+    "--redis-cert /absent/client.crt: No such file",
+    "--redis-key /absent/client.key: No such file",
+    "--redis-sentinel-username: must not be empty",
+    "--redis-sentinel-password-file /absent/sentinel: No such file",
     "--redis-key-prefix: must",
     "--redis-min-replicas: must",
     "--redis-timeout: must be longer than 0 and at most 5s",
@@ -167,7 +175,7 @@ async fn no_fault_hides_another() {
     // The same for a store that none of them concerns, and one of a Redis.
     let key = "arn:aws:kms:eu-west-1:111122223333:alias/a";
     let mismatch = "--kms-region: the KMS key";
-    for store in ["embedded:store.redb", "rediss://localhost"] {
+    for store in ["embedded:store.redb", "rediss-sentinel://localhost/main"] {
         let given = [&FAULTY[..], &[["--store", store], ["--kms-key", key]]].concat();
         let outcome = serve(&given, &unclear).await;
         assert_faults(&outcome, &[&FAULTS[..], &[region, mismatch]].concat());
@@ -218,6 +226,9 @@ async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
     for (store, fault) in [
         ("embedded:", "--store: embedded: must be followed by a file"),
         ("embedded:/absent/dir/s", "--store: /absent/dir/s: No such file"),
+        ("redis-sentinel://localhost", "--store: must name the master after the sentinels"),
+        ("redis-cluster://localhost/1", "--store: must not name a database"),
+        ("redis-clusters://localhost", "--store: must be redis[s]://"),
     ] {
         assert_faults(&start("--store", &["--store", store], &[]).await, &[fault]);
     }
@@ -287,6 +298,9 @@ async fn settings_must_fit_each_other() {
         &[
             ["--store", "redis://localhost"],
             ["--redis-ca", "ca.crt"],
+            ["--redis-key", "client.key"],
+            ["--redis-sentinel-username", "guide"],
+            ["--redis-sentinel-password-file", "password"],
             ["--redis-timeout", "0s"],
             ["--kms-key", "arn:aws:kms:eu-west-1:111122223333:alias/a"],
             ["--kms-region", "us-east-1"],
@@ -297,6 +311,10 @@ async fn settings_must_fit_each_other() {
     assert_eq!(outcome.code, Some(64), "{}", outcome.stderr);
     for fault in [
         "--redis-ca: needs a rediss:// store",
+        "--redis-key: needs a rediss:// store",
+        "--redis-key: needs --redis-cert",
+        "--redis-sentinel-username: needs a redis-sentinel:// store",
+        "--redis-sentinel-password-file: needs a redis-sentinel:// store",
         "--redis-timeout: must be longer than 0",
         "--kms-region: the KMS key \"arn:aws:kms:eu-west-1:111122223333:alias/a\" is not of",
     ] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use workflow_secrets::store::{
     Batch, Commit, Key, Store, StoreError, Trail,
-    redis::{KeyPrefix, RedisConfig, RedisStore, RedisUrl},
+    redis::{KeyPrefix, Password, RedisConfig, RedisStore, RedisUrl},
 };
 
 use crate::{
@@ -210,7 +210,7 @@ async fn missing_rights_stop_a_commit_before_its_first_write() {
         set(&admin, "w", meta("OLD"), rec(1, b"x")).await;
         let mut config = config(&server);
         config.username = Some("app".to_owned());
-        config.password = Some(workflow_secrets::store::redis::Password::new("pw".to_owned()));
+        config.password = Some(Arc::new(|| Ok(Password::new("pw".to_owned()))));
         let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
         let before = server.digest();
         let change = Batch {

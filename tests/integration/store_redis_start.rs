@@ -17,25 +17,26 @@ use crate::{
     },
 };
 
-async fn refusal(config: RedisConfig) -> StartError {
+pub(crate) async fn refusal(config: RedisConfig) -> StartError {
     RedisStore::connect(config).await.err().expect("must be refused")
 }
 
 /// The rights that the engine's documentation asks for, and no more.
-const RIGHTS: &str = "+info +select +hmget +get +del +unlink +scan +eval +evalsha +hlen +hget +hset \
+pub(crate) const RIGHTS: &str = "+info +select +hmget +get +del +unlink +scan +eval +evalsha +hlen +hget +hset \
      +hdel +zcard +zadd +zrem +zlexcount +zrangebylex +zrevrangebylex +set +incr +pexpireat \
      +pexpiretime +wait";
 
-fn user(password: &str) -> Options {
+pub(crate) fn user(password: &str) -> Options {
     let password = format!(">{password}");
     let rules: Vec<_> =
         [password.as_str(), "~workflow-secrets:*"].into_iter().chain(RIGHTS.split(' ')).collect();
     Options::default().user("app", &rules)
 }
 
-fn login(mut config: RedisConfig, user: &str, password: &str) -> RedisConfig {
+pub(crate) fn login(mut config: RedisConfig, user: &str, password: &str) -> RedisConfig {
     config.username = Some(user.to_owned());
-    config.password = Some(Password::new(password.to_owned()));
+    let password = password.to_owned();
+    config.password = Some(Arc::new(move || Ok(Password::new(password.clone()))));
     config
 }
 
@@ -107,12 +108,12 @@ async fn what_cannot_be_reached_is_told() {
 }
 
 /// A certificate authority with a server's and a client's certificate.
-struct Authority {
+pub(crate) struct Authority {
     directory: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: String| fs::write(directory.path().join(name), text);
         let mut ca = CertificateParams::new([]).unwrap();
@@ -131,11 +132,11 @@ impl Authority {
         Self { directory }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn files(&self, name: &str) -> TlsFiles {
+    pub(crate) fn files(&self, name: &str) -> TlsFiles {
         TlsFiles {
             ca: self.path("ca.pem"),
             certificate: self.path(&format!("{name}.pem")),

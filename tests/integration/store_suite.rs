@@ -13,10 +13,13 @@ use crate::support::store::{
 };
 
 /// Makes a test of each clause; `$store` gives a fresh store and whatever must
-/// live as long.
+/// live as long. Or, `together`, runs one after the other; `$store` gives a
+/// fresh store for a name.
 macro_rules! suite {
-    ($store:path) => {
-        crate::store_suite::suite! { $store;
+    (together $store:expr) => { crate::store_suite::suite! { @clauses together $store } };
+    ($store:path) => { crate::store_suite::suite! { @clauses each $store } };
+    (@clauses $how:ident $($store:tt)+) => {
+        crate::store_suite::suite! { @$how ($($store)+)
             reads_keep_the_order_of_keys
             nothing_is_read_of_what_is_not_there
             revisions_are_exact_to_the_last_bit
@@ -51,7 +54,10 @@ macro_rules! suite {
             a_healthy_store_says_so
         }
     };
-    ($store:path; $($clause:ident)*) => {$(
+    (@together ($store:expr) $($clause:ident)*) => {$(
+        crate::store_suite::$clause($store(stringify!($clause)).await).await;
+    )*};
+    (@each ($store:path) $($clause:ident)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $clause() {
             let (store, _keep) = $store().await;

@@ -51,7 +51,8 @@ impl Secrets {
                 }
                 // Calls that these stop tell of them too.
                 Err(
-                    error @ (Error::KmsUnavailable(_)
+                    error @ (Error::KmsUnavailable { .. }
+                    | Error::KmsBudgetExceeded { .. }
                     | Error::StoreUnavailable(_)
                     | Error::ConcurrentUpdate
                     | Error::WorkspaceShredded),

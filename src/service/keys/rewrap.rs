@@ -194,7 +194,7 @@ async fn rewrap_workspace(
             }
             // May pass, and then goes for all: to be run again.
             Err(
-                error @ (Error::KmsUnavailable(_)
+                error @ (Error::KmsUnavailable { .. }
                 | Error::StoreUnavailable(_)
                 | Error::StoreFull
                 | Error::AuditUnavailable),

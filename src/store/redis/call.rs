@@ -4,15 +4,14 @@ use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
-    NOT_UNDERSTOOD, REQUEST_TTL,
-    link::{Failure, Link},
-    scripts::Lua,
+    NOT_UNDERSTOOD, REQUEST_TTL, link::Failure, masters::Masters, node::Lane, scripts::Lua,
 };
 use crate::store::{Batch, Commit, Expect, Operation, StoreError, Trail, Write, first_revision};
 
-/// A script with its keys and arguments.
+/// A script with its keys, all of one slot, and arguments.
 pub(super) struct Call<'a> {
     pub(super) lua: &'a Lua,
+    pub(super) slot: u16,
     pub(super) keys: Vec<String>,
     pub(super) arguments: Vec<Vec<u8>>,
     /// Replicas that must confirm.
@@ -20,18 +19,25 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub(super) async fn run(&self, link: &Link, deadline: Instant) -> Result<Vec<Value>, Failure> {
-        match link.send(&self.commands("EVALSHA", &self.lua.hash, deadline), deadline).await {
+    /// Runs it, again if the connection broke and it may be carried out twice.
+    pub(super) async fn run(
+        &self,
+        masters: &Masters,
+        lane: (Lane, bool),
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Failure> {
+        let send = async |verb, script: &str| {
+            let commands = |commands: &mut Pipeline| self.add(commands, verb, script, deadline);
+            masters.send(self.slot, lane, deadline, commands).await
+        };
+        match send("EVALSHA", &self.lua.hash).await {
             // A proof that nothing has run.
-            Err(Failure::NoScript) => {
-                link.send(&self.commands("EVAL", self.lua.text, deadline), deadline).await
-            }
+            Err(Failure::NoScript) => send("EVAL", self.lua.text).await,
             other => other,
         }
     }
 
-    fn commands(&self, verb: &str, script: &str, deadline: Instant) -> Pipeline {
-        let mut commands = Pipeline::new();
+    fn add(&self, commands: &mut Pipeline, verb: &str, script: &str, deadline: Instant) {
         commands.cmd(verb).arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.arguments);
         if self.replicas > 0 {
             // Half of what is left, so that too few replicas are told as such.
@@ -40,7 +46,6 @@ impl Call<'_> {
             let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
             commands.cmd("WAIT").arg(self.replicas).arg(millis);
         }
-        commands
     }
 }
 

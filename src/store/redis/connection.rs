@@ -19,7 +19,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::config::{ClientCertificate, RedisConfig};
+use super::{
+    config::{ClientCertificate, RedisConfig},
+    url::Address,
+};
 
 /// Oldest Redis whose scripts can ask for their rights (`redis.acl_check_cmd`)
 /// and pass error codes on unchanged.
@@ -49,9 +52,22 @@ pub enum StartError {
     /// It lacks what the scripts need.
     #[error("Redis must be version 7.0 or later")]
     TooOld,
+    /// It is one node of a cluster, and the URL speaks of a single Redis.
+    #[error("Redis is a node of a cluster: the store URL must be redis-cluster://")]
+    IsCluster,
+    /// Nobody says who is master.
+    #[error("no master of Redis is known: {0}")]
+    NoMaster(&'static str),
     /// It answers as no Redis does.
     #[error("Redis gave an answer that was not understood")]
     NotUnderstood,
+}
+
+/// As whom to log in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Login {
+    Redis,
+    Sentinel,
 }
 
 /// An open, checked connection with the task that drives it.
@@ -63,13 +79,18 @@ pub(super) struct Opened {
 }
 
 /// Opens a connection to a Redis that fits, within the connect timeout.
-pub(super) async fn open(config: &RedisConfig) -> Result<Opened, StartError> {
+pub(super) async fn open(config: &RedisConfig, address: &Address) -> Result<Opened, StartError> {
     let opening = async {
-        let mut opened = dial(config).await?;
+        let mut opened = dial(config, address, Login::Redis).await?;
         let info = opened.commands.send_packed_command(&redis::cmd("INFO")).await;
         match info.map_err(|_| StartError::Unreachable("connection lost"))? {
             Value::BulkString(info) => {
-                opened.durable = check(&String::from_utf8_lossy(&info), config.require_durable)?;
+                let info = String::from_utf8_lossy(&info);
+                opened.durable = check(&info, config.require_durable)?;
+                let clustered = info.lines().any(|line| line == "cluster_enabled:1");
+                if clustered && !config.url.is_cluster() {
+                    return Err(StartError::IsCluster);
+                }
                 Ok(opened)
             }
             Value::ServerError(error) if error.code() == "NOPERM" => {
@@ -121,15 +142,19 @@ fn check(info: &str, require_durable: bool) -> Result<bool, StartError> {
     Ok(true)
 }
 
-async fn dial(config: &RedisConfig) -> Result<Opened, StartError> {
-    let tcp = TcpStream::connect((config.url.host.as_str(), config.url.port))
-        .await
-        .map_err(unreachable)?;
+/// Opens a connection to whatever answers there.
+pub(super) async fn dial(
+    config: &RedisConfig,
+    address: &Address,
+    login: Login,
+) -> Result<Opened, StartError> {
+    let tcp =
+        TcpStream::connect((address.host.as_str(), address.port)).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
     if !config.url.tls {
-        return authenticate(config, tcp).await;
+        return authenticate(config, login, tcp).await;
     }
-    let name = ServerName::try_from(config.url.host.clone())
+    let name = ServerName::try_from(address.host.clone())
         .map_err(|_| StartError::Tls("the host is no name that a certificate can hold"))?;
     let tls = tls_config(config.ca.as_deref(), config.client_certificate.as_ref()).await?;
     // Errors of the handshake are those of rustls, wrapped by tokio-rustls.
@@ -144,19 +169,33 @@ async fn dial(config: &RedisConfig) -> Result<Opened, StartError> {
             Some(_) => StartError::Tls("handshake failed"),
             None => unreachable(error),
         })?;
-    authenticate(config, stream).await
+    authenticate(config, login, stream).await
 }
 
-async fn authenticate<S>(config: &RedisConfig, stream: S) -> Result<Opened, StartError>
+async fn authenticate<S>(
+    config: &RedisConfig,
+    login: Login,
+    stream: S,
+) -> Result<Opened, StartError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut login =
-        RedisConnectionInfo::default().set_db(config.url.database).set_skip_set_lib_name();
-    if let Some(username) = &config.username {
+    let (database, username, password) = match login {
+        Login::Redis => (config.url.database, &config.username, &config.password),
+        Login::Sentinel => (0, &config.sentinel_username, &config.sentinel_password),
+    };
+    let mut login = RedisConnectionInfo::default().set_db(database).set_skip_set_lib_name();
+    if let Some(username) = username {
         login = login.set_username(username);
     }
-    if let Some(password) = &config.password {
+    if let Some(source) = password {
+        let source = Arc::clone(source);
+        let password = tokio::task::spawn_blocking(move || source()).await;
+        let unreadable = StartError::Denied("the password cannot be read");
+        let password = password.map_err(|_| unreadable)?.map_err(|fault| {
+            tracing::warn!(fault, "Redis password cannot be read");
+            unreadable
+        })?;
         // The client library copies it for AUTH and does not overwrite that.
         login = login.set_password(password.expose());
     }

@@ -1,4 +1,4 @@
-//! A connection that comes back by itself.
+//! A connection to one master that comes back by itself.
 //!
 //! `redis::aio::ConnectionManager` would not: it keeps a connection on which
 //! answers no longer arrive, and one to a master that has become a replica.
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Pipeline, Value, aio::MultiplexedConnection};
+use redis::{Pipeline, ServerError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -20,7 +20,8 @@ use tokio::{
 
 use super::{
     config::RedisConfig,
-    connection::{Opened, StartError, open},
+    connection::{Opened, open},
+    url::Address,
 };
 use crate::store::StoreError;
 
@@ -28,12 +29,21 @@ use crate::store::StoreError;
 /// random, so that many instances do not come back at one moment.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
+/// What it was told to write, Redis cannot put on its disk. Reads go on.
+pub(super) const DISK_FAILS: StoreError = StoreError::Unavailable("Redis cannot persist writes");
+
 /// One shared connection and the task that replaces it.
 pub(super) struct Link {
-    live: watch::Receiver<Option<Live>>,
+    address: Address,
+    state: watch::Receiver<State>,
     supervisor: AbortHandle,
-    durable: bool,
     response_timeout: Duration,
+}
+
+enum State {
+    Up(Live),
+    /// There has been no connection since.
+    Down(Instant),
 }
 
 /// The connection now in use.
@@ -47,19 +57,32 @@ struct Live {
 
 /// Why there are no replies.
 pub(super) enum Failure {
-    /// The connection broke or its server no longer serves: another may do. The
-    /// commands may have been carried out.
+    /// The connection broke: another may do. The commands may have been carried
+    /// out.
     Lost(&'static str),
+    /// A proof that nothing has run, and that it may elsewhere or later.
+    Refused(Refused),
     /// The script is not known to this Redis and has not run.
     NoScript,
     /// Anything else.
     Store(StoreError),
 }
 
+/// Why a master did not run a command.
+pub(super) enum Refused {
+    /// Another has the slot.
+    Moved(Address),
+    /// Another has these keys of the slot, which is on its way there.
+    Ask(Address),
+    /// It cannot now.
+    Later(&'static str),
+}
+
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Lost(why) => Self::Unavailable(why),
+            Failure::Lost(why) | Failure::Refused(Refused::Later(why)) => Self::Unavailable(why),
+            Failure::Refused(_) => Self::Unavailable("the slot is on another node of Redis"),
             Failure::NoScript => Self::Unavailable("Redis does not keep its scripts"),
             Failure::Store(error) => error,
         }
@@ -67,31 +90,33 @@ impl From<Failure> for StoreError {
 }
 
 impl Link {
-    /// Opens the first connection and keeps one open from then on.
-    pub(super) async fn start(config: Arc<RedisConfig>) -> Result<Self, StartError> {
-        let opened = open(&config).await?;
-        let (response_timeout, durable) = (config.response_timeout, opened.durable);
-        let (sender, live) = watch::channel(Some(Live::of(&opened)));
-        let supervisor = tokio::spawn(supervise(config, sender, opened)).abort_handle();
-        Ok(Self { live, supervisor, durable, response_timeout })
+    /// Keeps a connection open from now on; the first may be open already.
+    pub(super) fn start(config: Arc<RedisConfig>, address: Address, first: Option<Opened>) -> Self {
+        let response_timeout = config.response_timeout;
+        let (sender, state) = watch::channel(State::of(first.as_ref()));
+        let supervisor =
+            tokio::spawn(supervise(config, address.clone(), sender, first)).abort_handle();
+        Self { address, state, supervisor, response_timeout }
     }
 
-    /// Whether Redis had an append-only file at first.
-    pub(super) fn durable(&self) -> bool {
-        self.durable
+    /// Opens no more connections. Calls under way go on.
+    pub(super) fn retire(&self) {
+        self.supervisor.abort();
     }
 
     /// Sends commands in one packet and waits for their replies until the
-    /// deadline, waiting for a connection included. Fails if the first reply is
-    /// an error.
+    /// deadline, waiting for a connection included. Leaves out the first `skip`
+    /// replies; fails if the next is an error.
     pub(super) async fn send(
         &self,
         commands: &Pipeline,
+        skip: usize,
         deadline: Instant,
     ) -> Result<Vec<Value>, Failure> {
         let mut live = self.connection(deadline).await?;
         let start = Instant::now();
-        let sent = live.commands.send_packed_commands(commands, 0, commands.len());
+        let count = commands.len().saturating_sub(skip);
+        let sent = live.commands.send_packed_commands(commands, skip, count);
         let Ok(replies) = timeout_at(deadline, sent).await else {
             // A call that had to wait for the connection gave it too little
             // time to blame it.
@@ -106,25 +131,37 @@ impl Link {
         };
         match replies.first() {
             Some(Value::ServerError(error)) => {
-                let failure = classify(error.code());
-                if matches!(failure, Failure::Lost(_)) {
+                if serves_no_more(error.code()) {
                     live.give_up();
                 }
-                Err(failure)
+                Err(classify(error, &self.address))
             }
             _ => Ok(replies),
         }
     }
 
+    /// Waits for a connection until the deadline, but not if others have waited
+    /// as long in vain: calls to a master that is down must not pile up.
     async fn connection(&self, deadline: Instant) -> Result<Live, Failure> {
         let none = Failure::Store(StoreError::Unavailable("no connection to Redis"));
-        let mut live = self.live.clone();
-        let usable = |live: &Option<Live>| {
-            live.as_ref().is_some_and(|live| !live.given_up.load(Ordering::Acquire))
+        let mut state = self.state.clone();
+        if let State::Down(since) = &*state.borrow()
+            && since.elapsed() >= self.response_timeout
+        {
+            return Err(none);
+        }
+        let usable = |state: &State| match state {
+            State::Up(live) => !live.given_up.load(Ordering::Acquire),
+            State::Down(_) => false,
         };
-        match timeout_at(deadline, live.wait_for(usable)).await {
-            Ok(Ok(live)) => live.clone().ok_or(none),
-            _ => Err(none),
+        match timeout_at(deadline, state.wait_for(usable)).await {
+            Ok(Ok(state)) => match &*state {
+                State::Up(live) => Ok(live.clone()),
+                State::Down(_) => Err(none),
+            },
+            // There will be no other: it was retired.
+            Ok(Err(_)) => Err(Failure::Refused(Refused::Later("the master of Redis changes"))),
+            Err(_) => Err(none),
         }
     }
 }
@@ -132,6 +169,12 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.supervisor.abort();
+    }
+}
+
+impl State {
+    fn of(opened: Option<&Opened>) -> Self {
+        opened.map_or_else(|| Self::Down(Instant::now()), |opened| Self::Up(Live::of(opened)))
     }
 }
 
@@ -150,66 +193,117 @@ impl Live {
     }
 }
 
-/// Replaces the connection whenever its driver ends: the peer closed it, or a
-/// call gave it up.
+/// Opens a connection and replaces it whenever its driver ends: the peer closed
+/// it, or a call gave it up.
 async fn supervise(
     config: Arc<RedisConfig>,
-    live: watch::Sender<Option<Live>>,
-    mut opened: Opened,
+    address: Address,
+    state: watch::Sender<State>,
+    mut first: Option<Opened>,
 ) {
-    let (first, longest) = PAUSES;
-    let mut pause = first;
+    let (first_pause, longest) = PAUSES;
+    let (mut pause, mut replaced) = (first_pause, false);
     loop {
-        let since = Instant::now();
-        // Whether it ended or was aborted makes no difference.
-        let _ = opened.driver.await;
-        live.send_replace(None);
-        tracing::warn!("connection to Redis lost");
-        if since.elapsed() > longest {
-            pause = first;
-        } else {
-            sleep(jitter(pause)).await;
-        }
         let mut told = None;
-        opened = loop {
-            match open(&config).await {
+        let opened = loop {
+            if let Some(opened) = first.take() {
+                break opened;
+            }
+            match open(&config, &address).await {
                 Ok(opened) => break opened,
                 Err(error) if told == Some(error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "no connection to Redis");
+                    tracing::warn!(%error, node = %address, "no connection to Redis");
                     told = Some(error);
                 }
             }
             sleep(jitter(pause)).await;
             pause = longest.min(pause * 2);
         };
-        live.send_replace(Some(Live::of(&opened)));
-        config.metrics.store_reconnect();
-        tracing::info!("connection to Redis is back");
+        state.send_replace(State::Up(Live::of(&opened)));
+        tracing::info!(node = %address, "connected to Redis");
+        if replaced {
+            config.metrics.store_reconnect();
+        }
+        let since = Instant::now();
+        // Whether it ended or was aborted makes no difference.
+        let _ = opened.driver.await;
+        replaced = true;
+        state.send_replace(State::Down(Instant::now()));
+        tracing::warn!(node = %address, "connection to Redis lost");
+        if since.elapsed() > longest {
+            pause = first_pause;
+        } else {
+            sleep(jitter(pause)).await;
+        }
     }
 }
 
-fn jitter(pause: Duration) -> Duration {
+/// Between half of a pause and all of it.
+pub(super) fn jitter(pause: Duration) -> Duration {
     // Without randomness all pauses are of full length, which does no harm.
     let random = getrandom::u32().unwrap_or(u32::MAX);
     pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
+/// Whether a connection on which this was answered is of no use.
+fn serves_no_more(code: &str) -> bool {
+    matches!(code, "READONLY" | "LOADING" | "MASTERDOWN")
+}
+
 /// Reads the code of an error reply. The text after it may quote arguments and
-/// is never looked at.
-fn classify(code: &str) -> Failure {
+/// is looked at only where it is an address.
+fn classify(error: &ServerError, asked: &Address) -> Failure {
     let unavailable = |why| Failure::Store(StoreError::Unavailable(why));
-    match code {
+    let later = |why| Failure::Refused(Refused::Later(why));
+    let elsewhere = || redirection(error.details()?, asked);
+    match error.code() {
         "NOSCRIPT" => Failure::NoScript,
-        "READONLY" => Failure::Lost("Redis is a replica"),
-        "LOADING" => Failure::Lost("Redis is loading its data"),
-        "MASTERDOWN" => Failure::Lost("Redis has lost its master"),
+        "MOVED" => match elsewhere() {
+            Some(address) => Failure::Refused(Refused::Moved(address)),
+            None => later("the slot is on an unknown node of Redis"),
+        },
+        "ASK" => match elsewhere() {
+            Some(address) => Failure::Refused(Refused::Ask(address)),
+            None => later("the slot is on an unknown node of Redis"),
+        },
+        "TRYAGAIN" => later("the slot moves to another node of Redis"),
+        "CLUSTERDOWN" => later("the Redis cluster is down"),
+        "READONLY" => later("Redis is a replica"),
+        "LOADING" => later("Redis is loading its data"),
+        "MASTERDOWN" => later("Redis has lost its master"),
         "OOM" => Failure::Store(StoreError::Full),
         "WRONGTYPE" => Failure::Store(StoreError::Malformed("a Redis key has another type")),
-        "MISCONF" => unavailable("Redis cannot persist writes"),
+        "MISCONF" => Failure::Store(DISK_FAILS),
         "NOREPLICAS" => unavailable("Redis has too few replicas to write"),
-        "NOPERM" | "NOAUTH" => unavailable("Redis denies access"),
+        "NOPERM" => unavailable("Redis denies access"),
+        // A new connection shows the password as it is by then.
+        "NOAUTH" => Failure::Lost("Redis demands a password"),
         "BUSY" => unavailable("Redis is busy with a script"),
         _ => unavailable("Redis answers with an error"),
+    }
+}
+
+/// Reads `slot host:port`. Without a host it is that of the node asked.
+fn redirection(details: &str, asked: &Address) -> Option<Address> {
+    let (host, port) = details.split_once(' ')?.1.rsplit_once(':')?;
+    let host = if host.is_empty() { asked.host.as_str() } else { host };
+    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirections_are_read() {
+        let asked = Address { host: "asked".into(), port: 1 };
+        let read = |details| redirection(details, &asked).map(|to| (to.host, to.port));
+        assert_eq!(read("3999 10.0.0.1:6381"), Some(("10.0.0.1".into(), 6381)));
+        assert_eq!(read("3999 ::1:6381"), Some(("::1".into(), 6381)));
+        assert_eq!(read("3999 :6381"), Some(("asked".into(), 6381)));
+        for bad in ["", "3999", "3999 host", "3999 host:", "3999 host:65536"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 }

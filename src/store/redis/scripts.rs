@@ -20,7 +20,10 @@ impl Lua {
 /// one of them: wrong types raise in HLEN, ZCARD and GET, what is no number that
 /// INCR takes and a double tells exactly is told; missing ACL rights
 /// are asked for; a read-only replica, a failing disk, too few replicas and
-/// full memory fail the first write of a script and no later one. Full memory
+/// full memory fail the first write of a script and no later one. While the slot
+/// moves to another node of a cluster, a key that is not there cannot be made; what
+/// makes a key is refused at once by then, since the key is one of `KEYS`, and of
+/// what may empty one and fill it again, the script finds out. Full memory
 /// fails only writes that take memory, so puts come first, and a batch of
 /// deletions, which does not start with such a write, goes through. The trail
 /// entry and the revision are written after both: they must not keep room from
@@ -53,6 +56,12 @@ pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local first, step = 12, 4
 
+-- Fails if the slot is moving: this key is never there.
+local function moving()
+  local found = redis.pcall('HLEN', records .. ':')
+  return type(found) == 'table' and found.err
+end
+
 -- Bounds of a kind of keys: the character after the slash is the zero.
 local function within(kind)
   return '[' .. kind, '(' .. string.sub(kind, 1, -2) .. '0'
@@ -84,6 +93,7 @@ if ARGV[1] == '1' and count > 0 then
 end
 
 local kind, added, removed, advances = ARGV[7], 0, 0, ARGV[8] ~= ''
+local deletes = false
 for i = first, #ARGV, step do
   local expect, write = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', records, ARGV[i])
@@ -94,6 +104,7 @@ for i = first, #ARGV, step do
   if (expect == 'absent' and current) or (#expect == 8 and found ~= expect) then
     return {'conflict', (i - first) / step}
   end
+  deletes = deletes or write == 'delete'
   advances = advances or (write ~= 'nothing' and ARGV[11] ~= '1')
   if string.sub(ARGV[i], 1, #kind) == kind then
     if write == 'put' and not current then
@@ -128,6 +139,9 @@ if not (redis.acl_check_cmd('HSET', records, '', '')
     and redis.acl_check_cmd('INCR', revision)
     and redis.acl_check_cmd('SET', request or records, '', 'PX', '1')) then
   return {'denied'}
+end
+if deletes and moving() then
+  return redis.error_reply('TRYAGAIN the slot is moving')
 end
 
 for i = first, #ARGV, step do
@@ -211,6 +225,11 @@ if not (redis.acl_check_cmd('UNLINK', records, index)
     and redis.acl_check_cmd('SET', revision, '', 'NX')
     and redis.acl_check_cmd('INCR', revision)) then
   return {'denied'}
+end
+-- As above: what is removed could not be made again while the slot is moving.
+local probe = redis.pcall('HLEN', records .. ':')
+if type(probe) == 'table' and probe.err then
+  return redis.error_reply('TRYAGAIN the slot is moving')
 end
 
 redis.call('UNLINK', records, index)

@@ -3,9 +3,9 @@
 use redis::Value;
 
 use super::{
-    NOT_UNDERSTOOD, RedisStore, SCAN_COUNT,
+    NOT_UNDERSTOOD, RedisStore,
     call::{Call, denied},
-    text,
+    slots::slot,
 };
 use crate::{
     domain::WorkspaceId,
@@ -28,7 +28,8 @@ impl RedisStore {
             first_revision().to_string().into_bytes(),
             if replicas > 0 { b"1".to_vec() } else { Vec::new() },
         ];
-        let call = Call { lua: &self.shred, keys, arguments, replicas };
+        let call =
+            Call { lua: &self.shred, slot: slot(workspace.as_str()), keys, arguments, replicas };
         let (reply, acknowledged) = self.write(call).await?;
         let Some(Value::Array(reply)) = reply else { return Err(NOT_UNDERSTOOD) };
         let mut reply = reply.into_iter();
@@ -45,30 +46,5 @@ impl RedisStore {
         self.forget_requests(workspace).await?;
         acknowledged?;
         Ok(shredded)
-    }
-
-    async fn forget_requests(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
-        let pattern = self.key(workspace, "request:*");
-        let mut cursor = "0".to_owned();
-        loop {
-            let mut command = redis::cmd("SCAN");
-            command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
-            let Value::Array(reply) = self.ask(&self.scans, command).await? else {
-                return Err(NOT_UNDERSTOOD);
-            };
-            let Ok([next, Value::Array(found)]) = <[Value; 2]>::try_from(reply) else {
-                return Err(NOT_UNDERSTOOD);
-            };
-            let found = found.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
-            if !found.is_empty() {
-                let mut command = redis::cmd("UNLINK");
-                command.arg(found);
-                self.ask(&self.scans, command).await?;
-            }
-            cursor = text(next)?;
-            if cursor == "0" {
-                return Ok(());
-            }
-        }
     }
 }

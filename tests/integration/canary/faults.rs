@@ -95,10 +95,11 @@ async fn broken_kms(stage: &mut Stage) {
     let faults = [
         Fault::Throttle,
         Fault::Error(500, "KMSInternalException"),
+        // In their midst: five failures in a row would be taken for an outage.
+        Fault::Error(400, "AccessDeniedException"),
         Fault::Drop,
         Fault::Hang,
         Fault::Body("{\"Plaintext\": 1"),
-        Fault::Error(400, "AccessDeniedException"),
     ];
     for (i, fault) in faults.into_iter().enumerate() {
         let canary = CANARIES[i % 3];
@@ -109,9 +110,9 @@ async fn broken_kms(stage: &mut Stage) {
             people.create_secret(create(&empty, "KEY", canary)),
             reader.resolve_secrets(resolve(&cold, &["KEY"])),
         );
-        let (code, why) = match i < 5 {
-            true => (Unavailable, "KMS_UNAVAILABLE"),
-            false => (FailedPrecondition, "KMS_KEY_UNUSABLE"),
+        let (code, why) = match i == 2 {
+            false => (Unavailable, "KMS_UNAVAILABLE"),
+            true => (FailedPrecondition, "KMS_KEY_UNUSABLE"),
         };
         stage.told.refused(created, code, why);
         stage.told.refused(resolved, code, why);

@@ -2,6 +2,7 @@
 //! when told.
 
 mod aging;
+mod guarding;
 mod minting;
 mod rotation;
 

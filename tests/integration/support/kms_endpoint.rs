@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -21,6 +21,8 @@ use axum::{
     routing::post,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures_util::stream;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -67,6 +69,10 @@ pub(crate) enum Fault {
     Delay(Duration),
     /// 200 with this body.
     Body(&'static str),
+    /// The connection is closed in the middle of the answer.
+    CutBody,
+    /// The answer is right, but for a plaintext of another length.
+    ShortPlaintext,
 }
 
 /// A call, as it came in.
@@ -83,14 +89,20 @@ pub(crate) struct Call {
 
 #[derive(Default)]
 struct Inner {
+    /// Of each call, when it came in.
+    arrivals: Vec<Instant>,
     keys: Vec<Key>,
     aliases: BTreeMap<String, String>,
     faults: VecDeque<Fault>,
     standing_fault: Option<Fault>,
+    /// Of one workspace only.
+    workspace_fault: Option<(String, Fault)>,
     calls: Vec<Call>,
     data_keys: Vec<[u8; 32]>,
     in_flight: usize,
     max_in_flight: usize,
+    /// By workspace: those in flight, and the most there ever were.
+    of_workspaces: BTreeMap<String, (usize, usize)>,
 }
 
 type Shared = Arc<Mutex<Inner>>;
@@ -172,11 +184,17 @@ impl KmsEndpoint {
         self.lock().faults.extend(std::iter::repeat_n(fault, times));
     }
 
+    /// Every call for a workspace from now on, until [`Self::heal`].
+    pub(crate) fn fault_in(&self, workspace: &str, fault: Fault) {
+        self.lock().workspace_fault = Some((workspace.to_owned(), fault));
+    }
+
     /// No more faults.
     pub(crate) fn heal(&self) {
         let mut inner = self.lock();
         inner.faults.clear();
         inner.standing_fault = None;
+        inner.workspace_fault = None;
     }
 
     /// Calls of Decrypt so far, failed ones included.
@@ -203,6 +221,11 @@ impl KmsEndpoint {
         self.lock().calls.clone()
     }
 
+    /// When each of them came in.
+    pub(crate) fn arrivals(&self) -> Vec<Instant> {
+        self.lock().arrivals.clone()
+    }
+
     /// The plaintext of all data keys it made, to look for where none may be.
     pub(crate) fn data_keys(&self) -> Vec<[u8; 32]> {
         self.lock().data_keys.clone()
@@ -211,6 +234,11 @@ impl KmsEndpoint {
     /// The most calls that were in flight at the same time.
     pub(crate) fn max_in_flight(&self) -> usize {
         self.lock().max_in_flight
+    }
+
+    /// Calls for a workspace that are in flight now, and the most there were.
+    pub(crate) fn in_flight_of(&self, workspace: &str) -> (usize, usize) {
+        self.lock().of_workspaces.get(workspace).copied().unwrap_or_default()
     }
 
     /// Encrypts anything, as Encrypt would.
@@ -251,11 +279,24 @@ async fn serve(listener: TcpListener, inner: Shared) {
 }
 
 /// Counts a call as long as it is being served.
-struct InFlight(Shared);
+struct InFlight(Shared, String);
+
+impl InFlight {
+    fn count(shared: &Shared, inner: &mut Inner, workspace: &str) -> Self {
+        inner.in_flight += 1;
+        inner.max_in_flight = inner.max_in_flight.max(inner.in_flight);
+        let (now, most) = inner.of_workspaces.entry(workspace.to_owned()).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(Arc::clone(shared), workspace.to_owned())
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.lock().unwrap().in_flight -= 1;
+        let mut inner = self.0.lock().unwrap();
+        inner.in_flight -= 1;
+        inner.of_workspaces.get_mut(&self.1).unwrap().0 -= 1;
     }
 }
 
@@ -276,17 +317,20 @@ async fn handle(
 
     let (_in_flight, fault) = {
         let mut state = inner.lock().unwrap();
+        let context = context_of(&body);
+        let workspace = context.get("workspace").cloned().unwrap_or_default();
+        state.arrivals.push(Instant::now());
         state.calls.push(Call {
             operation: operation.clone(),
             key_id: text(&body, &["KeyId", "SourceKeyId"]),
             destination: text(&body, &["DestinationKeyId"]),
             algorithm: text(&body, &["EncryptionAlgorithm", "SourceEncryptionAlgorithm"]),
-            context: context_of(&body),
+            context,
         });
-        state.in_flight += 1;
-        state.max_in_flight = state.max_in_flight.max(state.in_flight);
-        let fault = state.faults.pop_front().or(state.standing_fault);
-        (InFlight(Arc::clone(&inner)), fault)
+        let of_workspace = state.workspace_fault.as_ref().filter(|(of, _)| *of == workspace);
+        let of_workspace = of_workspace.map(|(_, fault)| *fault);
+        let fault = state.faults.pop_front().or(state.standing_fault).or(of_workspace);
+        (InFlight::count(&inner, &mut state, &workspace), fault)
     };
     match fault {
         None => {}
@@ -301,12 +345,22 @@ async fn handle(
         }
         Some(Fault::Delay(duration)) => tokio::time::sleep(duration).await,
         Some(Fault::Body(text)) => return answer(200, text.to_owned()),
+        Some(Fault::CutBody) => {
+            let begun = Ok::<_, std::io::Error>(Bytes::from_static(b"{\"KeyId\": \"arn:"));
+            let cut = Err(std::io::Error::other("cut"));
+            let body = Body::from_stream(stream::iter([begun, cut]));
+            return Response::builder().header("content-length", "500").body(body).unwrap();
+        }
+        Some(Fault::ShortPlaintext) => {}
     }
     if !signed {
         let message = "Request is missing Authentication Token".to_owned();
         return failure((400, "MissingAuthenticationTokenException", message));
     }
-    let result = inner.lock().unwrap().call(&operation, &body);
+    let mut result = inner.lock().unwrap().call(&operation, &body);
+    if let (Some(Fault::ShortPlaintext), Ok(answer)) = (fault, &mut result) {
+        answer["Plaintext"] = STANDARD.encode([7; 16]).into();
+    }
     result.map_or_else(failure, |value| answer(200, value.to_string()))
 }
 

@@ -141,7 +141,17 @@ impl Platform {
 
     /// The same with further environment variables.
     pub(crate) fn launch_in(&self, variables: &[(&str, &str)], flags: &[&str]) -> Replica {
-        self.spawn(free_address(), None, |command, all| {
+        self.launch_at(free_address(), variables, flags)
+    }
+
+    /// The same at this address.
+    pub(crate) fn launch_at(
+        &self,
+        address: SocketAddr,
+        variables: &[(&str, &str)],
+        flags: &[&str],
+    ) -> Replica {
+        self.spawn(address, None, |command, all| {
             let pairs = all.chunks(2).filter(|pair| !flags.contains(&pair[0].as_str()));
             command.args(pairs.flatten()).args(flags).envs(variables.iter().copied())
         })
@@ -310,6 +320,12 @@ impl Replica {
     /// Lets it go on.
     pub(crate) fn cont_signal(&self) {
         program::signal(&self.child, "-CONT");
+    }
+
+    /// How it ended, if it has.
+    #[allow(dead_code, reason = "for the soak")]
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits for its end.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tempfile::TempDir;
 
 use super::program;
@@ -131,9 +132,44 @@ impl RedisServer {
         program::signal(&self.child, "-CONT");
     }
 
+    /// Its data directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Lets it write no file, as on a full disk, or any file again.
+    pub(crate) fn fill_disk(&self, full: bool) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // The hard limit stays: raising it needs a right.
+        let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
+        let current = if full { Some(1) } else { maximum };
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum }).unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self) {
+        assert!(program::ended(&mut self.child, Duration::from_secs(30)).await.is_some());
+    }
+
     /// What redis-cli prints, without the last line feed.
     pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         cli(&self.options, self.port, arguments)
+    }
+
+    /// The same of a command that answers OK.
+    pub(crate) fn expect(&self, arguments: &[&str]) {
+        assert_eq!(self.cli(arguments), "OK", "{arguments:?}");
+    }
+
+    /// What redis-cli prints when it is fed these lines.
+    pub(crate) fn feed(&self, lines: &str) -> String {
+        feed(&self.options, self.port, &[], lines.as_bytes())
+    }
+
+    /// The first argument of an option that it was started with.
+    pub(crate) fn option(&self, name: &str) -> String {
+        let found = self.options.directives.iter().find(|(known, _)| known == name);
+        found.unwrap().1[0].clone()
     }
 
     /// How often it has carried a command out since it started.
@@ -171,17 +207,25 @@ impl Drop for RedisServer {
 
 /// Waits for something to become true, at most ten seconds.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
+    until_within(Duration::from_secs(10), condition).await;
+}
+
+/// Waits for something to become true.
+pub(crate) async fn until_within(bound: Duration, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "did not come about");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(start.elapsed() < bound, "did not come about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// `None` if it ends at once, as it does when the port is taken.
 async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child> {
     let port_text = port.to_string();
-    let mut command = Command::new("redis-server");
+    // On a file that may not grow, the signal would kill it instead of the write
+    // failing as on a full disk.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec redis-server \"$@\"", "redis-server"]);
     command.args(["--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "local"]);
     command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(directory);
     match &options.tls {
@@ -216,7 +260,7 @@ async fn launch(options: &Options, port: u16, directory: &Path) -> Option<Child>
     None
 }
 
-fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
+pub(crate) fn cli(options: &Options, port: u16, arguments: &[&str]) -> String {
     feed(options, port, arguments, b"")
 }
 

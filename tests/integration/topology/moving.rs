@@ -1,0 +1,73 @@
+//! Slots that move from one master to another.
+
+use workflow_secrets::store::{Batch, Key, StoreError, Trail};
+
+use super::{SERVED_WITHIN, config, confirmed_by, connect};
+use crate::support::{
+    load::Load,
+    redis_cluster::RedisCluster,
+    store::{at, batch, delete, get, meta, put, rec, request, run, set, show, ws},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_move_under_load_and_no_call_fails() {
+    let cluster = RedisCluster::three().await;
+    let stores = [confirmed_by(0, &cluster.url()).await, confirmed_by(0, &cluster.url()).await];
+    let all: Vec<_> = (0..3).flat_map(|master| cluster.workspaces(master, 3)).collect();
+    let load = Load::start(&stores, &all, true).await;
+    for workspace in &all[..3] {
+        let slot = cluster.slot(workspace);
+        cluster.begin_move(slot, 0, 1);
+        load.served(&|_| true, SERVED_WITHIN).await;
+        cluster.move_keys(slot, 0, 1);
+        load.served(&|_| true, SERVED_WITHIN).await;
+        cluster.end_move(slot, 1);
+        load.served(&|_| true, SERVED_WITHIN).await;
+    }
+    assert_eq!(load.failures(&|_| true), 0);
+    assert_eq!(load.end().await.1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_moving_slot_nothing_is_written_in_part() {
+    let cluster = RedisCluster::three().await;
+    let store = connect(config(&cluster.url())).await;
+    let workspace = &cluster.workspaces(0, 1)[0];
+    set(&store, workspace, meta("A"), rec(1, b"kept")).await;
+    let revision = store.revision(&ws(workspace)).await.unwrap();
+    let slot = cluster.slot(workspace);
+    let refused = |outcome: Option<StoreError>| {
+        assert!(matches!(outcome, Some(StoreError::Unavailable(_))), "{outcome:?}");
+    };
+    // Empties the records and would fill them again with the entry.
+    let emptying = || Batch {
+        trail: Some(Trail { entry: b"entry".to_vec(), keep: 9 }),
+        ..batch([delete(meta("A"), at(1))])
+    };
+    let remembered = || Batch {
+        request: Some((request("r"), b"outcome".to_vec())),
+        ..batch([put(meta("B"), None, rec(1, b"x"))])
+    };
+    cluster.begin_move(slot, 0, 1);
+    for step in ["before its keys", "after its keys"] {
+        let tombstone = rec(1, b"tombstone");
+        if step == "before its keys" {
+            refused(store.commit(&ws(workspace), emptying()).await.err());
+            refused(store.shred(&ws(workspace), tombstone).await.err());
+        }
+        refused(store.commit(&ws(workspace), remembered()).await.err());
+        assert_eq!(show(&store, workspace, &meta("A")).await, Some((1, "kept".into())), "{step}");
+        assert!(get(&store, workspace, &meta("B")).await.is_none());
+        assert!(get(&store, workspace, &Key::tombstone()).await.is_none());
+        assert_eq!(store.revision(&ws(workspace)).await.unwrap(), revision);
+        assert_eq!(store.scan(&ws(workspace), "", None, 9).await.unwrap().len(), 1);
+        cluster.move_keys(slot, 0, 1);
+    }
+    // What needs no new key is carried out, where the keys are now.
+    let change = batch([put(meta("A"), at(1), rec(2, b"new"))]);
+    assert_eq!(run(&store, workspace, change).await, "done");
+    cluster.end_move(slot, 1);
+    assert_eq!(run(&store, workspace, remembered()).await, "done");
+    assert_eq!(store.shred(&ws(workspace), rec(1, b"tombstone")).await.ok().unwrap().records, 2);
+    assert!(store.request(&ws(workspace), &request("r")).await.unwrap().is_none());
+}
