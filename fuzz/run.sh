@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes every target for a while, guided by coverage, on stable Rust.
 #
-#   fuzz/run.sh                   each target, FUZZ_SECONDS long (default 20)
+#   fuzz/run.sh                   each target, FUZZ_SECONDS long (default 14)
 #   fuzz/run.sh TARGET ARGS...    one target, with arguments to libFuzzer
 #
 # A target is a file in src/bin/, its first inputs are those in seeds/TARGET.
@@ -10,24 +10,18 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-# What `cargo fuzz run --sanitizer none` passes: LLVM's coverage, which needs no
-# nightly compiler. There is no unsafe code here for a sanitizer to watch.
-export RUSTFLAGS="-Cpasses=sancov-module -Cdebug-assertions -Coverflow-checks
- -Cllvm-args=-sanitizer-coverage-level=4
- -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
- -Cllvm-args=-sanitizer-coverage-pc-table
- -Cllvm-args=-sanitizer-coverage-trace-compares"
-unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
-export CARGO_TARGET_DIR=$PWD/target
-# Naming the target keeps the flags off build scripts and macros.
-host=$(rustc -vV | sed -n 's/^host: //p')
-cargo build --locked --quiet --target "$host"
+# Coverage comes in by rustc.sh. With the service's own target directory, what
+# they both depend on is compiled once.
+unset CARGO_ENCODED_RUSTFLAGS RUSTFLAGS CARGO_BUILD_TARGET
+export RUSTC_WRAPPER=$PWD/rustc.sh
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/../target}
+cargo build --locked --quiet
 
 fuzz() {
     local target=$1
     shift
     mkdir -p "target/corpus/$target" target/artifacts
-    "target/$host/debug/$target" -timeout=60 -rss_limit_mb=1024 \
+    "$CARGO_TARGET_DIR/debug/$target" -timeout=60 -rss_limit_mb=1024 \
         -artifact_prefix="target/artifacts/$target-" -dict=dictionary "$@" \
         "target/corpus/$target" "seeds/$target"
 }
@@ -39,7 +33,7 @@ fi
 for source in src/bin/*.rs; do
     target=$(basename "$source" .rs)
     log=target/$target.log
-    if ! fuzz "$target" -max_total_time="${FUZZ_SECONDS:-20}" >"$log" 2>&1; then
+    if ! fuzz "$target" -max_total_time="${FUZZ_SECONDS:-14}" >"$log" 2>&1; then
         tail -40 "$log" >&2
         echo "fuzz/run.sh: $target failed" >&2
         exit 1

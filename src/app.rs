@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::dev::dev;
 use crate::{
     admin::Admin,
-    config::{ServeConfig, StoreConfig, load_policy},
+    config::{ServeConfig, StoreConfig, load_policy, load_shredded},
     domain::{Clock, SystemClock},
-    envelope::{Keyring, KeyringConfig},
+    envelope::Keyring,
     grpc::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits, Connection},
@@ -115,7 +115,7 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
         Arc::clone(&store),
         Arc::clone(&clock),
         config.environment.clone(),
-        KeyringConfig::default(),
+        config.keyring,
     );
     let stream = match &config.audit {
         AuditSink::File(path) => format!("audit stream {}", path.display()),
@@ -158,7 +158,23 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
         environment: config.environment,
         limits: config.limits,
     })
-    .measured(metrics);
+    .measured(metrics.clone());
+    let secrets = match config.shredded_file {
+        None => secrets,
+        Some(file) => {
+            let files = vec![file.clone()];
+            let load = move || {
+                let loaded = load_shredded(&file);
+                metrics.file_load(Watched::Shredded, loaded.is_ok());
+                loaded
+            };
+            let lists = Watch::start("shredded workspaces", files, load)
+                .map_err(|error| RunError::start("shredded workspaces", error))?;
+            let secrets = secrets.with_shredded(lists.current());
+            tokio::spawn(lists.run(LOOK_EVERY, stop.clone()));
+            secrets
+        }
+    };
     let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
     let eyes = admin.map(|listener| (listener, scrape));

@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod client_args;
 mod faults;
+mod limits;
 mod manual;
 mod otlp;
 mod store;
@@ -14,7 +15,6 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -30,25 +30,26 @@ pub use self::{
     },
     client_args::{
         CallerArgs, DescribeArgs, ImportArgs, KeysArgs, KeysCommand, ProbeArgs, ReencryptArgs,
-        RewrapArgs, RotateArgs, ServerArgs,
+        RewrapArgs, RotateArgs, ServerArgs, ShredArgs,
     },
     faults::Faults,
     manual::{completions, man_pages},
     store::StoreConfig,
 };
 use crate::{
-    domain::Environment,
+    domain::{Environment, WorkspaceId},
+    envelope::KeyringConfig,
     grpc::tls::{self, TlsFiles},
     kms::aws::{AwsKmsConfig, AwsKmsError, KmsKeyId, PreviousKey, body_logging},
+    process::Memory,
     service::{
-        Limits, Rotation,
+        Limits,
         access::Policy,
         audit::{AuditConfig, AuditSink},
     },
+    store::witness::ShreddedList,
     telemetry::{OtlpConfig, TelemetryConfig},
 };
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Settings of `serve`, all valid.
 pub struct ServeConfig {
@@ -62,6 +63,8 @@ pub struct ServeConfig {
     pub tls_files: TlsFiles,
     /// Policy file, watched for changes.
     pub policy_file: PathBuf,
+    /// Workspaces that are destroyed whatever the store has of them.
+    pub shredded_file: Option<PathBuf>,
     /// Where audit lines go.
     pub audit: AuditSink,
     /// Bounds of the audit stream.
@@ -70,6 +73,8 @@ pub struct ServeConfig {
     pub store: StoreConfig,
     /// Which KMS key, and how to reach it.
     pub kms: AwsKmsConfig,
+    /// How long unwrapped data keys serve.
+    pub keyring: KeyringConfig,
     /// Operator's limits.
     pub limits: Limits,
     /// Longest time from SIGTERM to the end of the process.
@@ -94,11 +99,12 @@ pub struct DevConfig {
 }
 
 impl ServeConfig {
-    /// Parses the arguments and reads the files they name.
+    /// Parses the arguments and reads the files they name. `memory` tells what
+    /// became of locking it.
     ///
     /// # Errors
     /// All faults.
-    pub fn parse(args: ServeArgs) -> Result<Self, Faults> {
+    pub fn parse(args: ServeArgs, memory: Memory) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let f = &mut faults;
         for found in body_logging(|name| std::env::var_os(name).is_some()) {
@@ -114,40 +120,22 @@ impl ServeConfig {
             .and_then(|text| f.rule("--environment", Environment::parse(text)));
         let tls_files = tls_files(f, &args);
         let policy_file = policy_file(f, args.policy.as_ref());
+        let shredded_file = args.shredded_workspaces.as_ref().map(PathBuf::from);
+        if let Some(path) = &shredded_file {
+            f.note(&format!("--shredded-workspaces {}", path.display()), load_shredded(path));
+        }
         let audit = match args.audit.as_str() {
             "-" => Some(AuditSink::Stdout),
             path => f.note("--audit", file_at(path)).map(AuditSink::File),
         };
         let store = store::store(f, &args);
         let kms = kms(f, &args);
-        let max_secrets: Option<NonZeroU32> = f.parsed(
-            "--max-secrets-per-workspace",
-            &args.max_secrets_per_workspace,
-            "a number of secrets, at least 1",
-        );
-        let rotation = rotation(f, &args);
-        let max_versions =
-            f.at_most("--max-versions", &args.max_versions, 100, "a number of earlier values");
-        let max_audit_events = f.at_most(
-            "--max-audit-events",
-            &args.max_audit_events,
-            1_000_000,
-            "a number of entries",
-        );
-        let deleted_retention = f.duration("--deleted-retention", &args.deleted_retention);
-        if deleted_retention.is_some_and(|kept| kept > 3_650 * DAY) {
-            f.0.push("--deleted-retention: must be at most 3650days".into());
+        let limits = limits::parse(f, &args);
+        let keyring = keyring(f, &args.forget_data_keys_after);
+        let must_lock = f.switch("--require-locked-memory", &args.require_locked_memory);
+        if let (Some(true), Memory::Unlocked(why)) = (must_lock, memory) {
+            f.0.push(format!("--require-locked-memory: memory cannot be locked: {why}"));
         }
-        let redactions_per_minute: Option<NonZeroU32> = f.parsed(
-            "--max-redactions-per-minute",
-            &args.max_redactions_per_minute,
-            "a number of calls, at least 1",
-        );
-        let preparations_per_minute: Option<NonZeroU32> = f.parsed(
-            "--max-preparations-per-minute",
-            &args.max_preparations_per_minute,
-            "a number of calls, at least 1",
-        );
         let grace = f.duration("--shutdown-grace", &args.shutdown_grace);
         let drain_delay = f.duration("--drain-delay", &args.drain_delay);
         if let (Some(grace), Some(delay)) = (grace, drain_delay) {
@@ -164,19 +152,13 @@ impl ServeConfig {
                 environment: environment?,
                 tls_files: tls_files?,
                 policy_file: policy_file?,
+                shredded_file,
                 audit: audit?,
                 audit_config: AuditConfig::default(),
                 store: store?,
                 kms: kms?,
-                limits: Limits {
-                    max_secrets_per_workspace: max_secrets?.get().into(),
-                    rotation: rotation?,
-                    max_versions: usize::try_from(max_versions?).unwrap_or(usize::MAX),
-                    max_audit_events: max_audit_events?.into(),
-                    deleted_retention: deleted_retention?,
-                    redactions_per_minute: redactions_per_minute?,
-                    preparations_per_minute: preparations_per_minute?,
-                },
+                limits: limits?,
+                keyring: keyring?,
                 grace: grace?,
                 drain_delay: drain_delay?,
                 telemetry: Some(telemetry?),
@@ -263,22 +245,13 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Shorter times and lower numbers would soon make more data keys than a
-/// workspace may have.
-fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
-    const AGE: &str = "--rotate-data-keys-after";
-    const CHANGES: &str = "--rotate-data-keys-after-changes";
-    let age = f.duration(AGE, &args.rotate_data_keys_after);
-    let rule = "a number of changes, 0 or at least 1000";
-    let changes: Option<u64> = f.parsed(CHANGES, &args.rotate_data_keys_after_changes, rule);
-    if age.is_some_and(|age| !age.is_zero() && age < Duration::from_secs(60 * 60)) {
-        f.0.push(format!("{AGE}: must be 0s or at least 1h"));
-    }
-    if changes.is_some_and(|changes| (1..1_000).contains(&changes)) {
-        f.0.push(format!("{CHANGES}: must be {rule}"));
-    }
-    let age = Some(age?).filter(|age| !age.is_zero());
-    Some(Rotation { age, changes: Some(changes?).filter(|changes| *changes > 0) })
+/// A quarter of the time must have room for an attempt to reach the KMS.
+fn keyring(f: &mut Faults, age: &str) -> Option<KeyringConfig> {
+    const FLAG: &str = "--forget-data-keys-after";
+    let age = f.duration(FLAG, age)?;
+    let range = Duration::from_secs(4)..=Duration::from_secs(60 * 60);
+    let fits = range.contains(&age).then(|| KeyringConfig::forgetting_after(age));
+    f.note(FLAG, fits.ok_or("must be at least 4s and at most 1h"))
 }
 
 /// Reads a policy file.
@@ -288,6 +261,22 @@ fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
 pub fn load_policy(path: &Path) -> Result<Arc<Policy>, String> {
     let text = read_file(path, 0o002)?;
     Policy::parse(&text).map(Arc::new).map_err(|faults| faults.to_string())
+}
+
+/// Reads the list of destroyed workspaces: one a line; empty lines, and lines
+/// that begin with `#`, tell nothing. It grants and takes much: others must not
+/// write to it.
+///
+/// # Errors
+/// What is wrong with it; the first line at fault.
+pub fn load_shredded(path: &Path) -> Result<Arc<ShreddedList>, String> {
+    let text = read_file(path, 0o002)?;
+    let lines = (1..).zip(text.lines().map(str::trim));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let parsed = lines.map(|(number, line): (usize, _)| {
+        WorkspaceId::parse(line).map_err(|refusal| format!("line {number}: {}", refusal.rule()))
+    });
+    parsed.collect::<Result<_, _>>().map(Arc::new)
 }
 
 /// Reads a text file that must not grant the rights in `refused` (mode bits).

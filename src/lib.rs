@@ -7,7 +7,7 @@
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
-//! | 5 | `main`, [`admin`], [`app`], [`config`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
+//! | 5 | `main`, [`admin`], [`app`], [`config`], [`process`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
 //! | 5 | [`cli`] | commands that call a server; of the floors below they use names and generated types |
 //! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
 //! | 3 | [`service`] | one file per operation or policy |
@@ -27,6 +27,7 @@ pub mod grpc;
 pub mod kms;
 pub mod matcher;
 pub mod metrics;
+pub mod process;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -10,7 +10,6 @@ use std::{
 };
 
 use clap::Parser as _;
-use rustix::process::{Resource, Rlimit};
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -25,6 +24,7 @@ use workflow_secrets::{
         self, Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig,
     },
     metrics::Metrics,
+    process::{self, Memory},
     telemetry::{self, TelemetryConfig},
 };
 use zeroizing_alloc::ZeroAlloc;
@@ -48,6 +48,10 @@ const UNAVAILABLE: u8 = 69;
 const SOFTWARE: u8 = 70;
 
 fn main() -> ExitCode {
+    if let Err(error) = process::restrict() {
+        return fail(SOFTWARE, error);
+    }
+    let memory = process::lock_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -56,20 +60,17 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    if let Err(error) = forbid_core_dumps() {
-        return fail(SOFTWARE, error);
-    }
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(SOFTWARE, error),
     };
     let code = match cli.command {
-        Command::Serve(args) => match ServeConfig::parse(*args) {
+        Command::Serve(args) => match ServeConfig::parse(*args, memory) {
             Ok(mut config) => {
                 let (listen, admin) = (config.listen, config.admin_listen);
                 let telemetry = config.telemetry.take();
                 let serve = |given| app::serve(config, given);
-                runtime.block_on(start(listen, admin, telemetry, serve))
+                runtime.block_on(start(listen, admin, telemetry, Some(memory), serve))
             }
             Err(faults) => refuse(&faults),
         },
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
             Ok(mut config) => {
                 let (listen, telemetry) = (config.listen, config.telemetry.take());
                 let serve = |given| app::dev(config, given);
-                runtime.block_on(start(listen, None, telemetry, serve))
+                runtime.block_on(start(listen, None, telemetry, None, serve))
             }
             Err(faults) => refuse(&faults),
         },
@@ -109,21 +110,12 @@ fn main() -> ExitCode {
     code
 }
 
-/// Keeps values and data keys out of core dumps, and other processes of the
-/// same user from reading this one's memory (PR_SET_DUMPABLE).
-fn forbid_core_dumps() -> io::Result<()> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    rustix::process::setrlimit(Resource::Core, none)?;
-    #[cfg(target_os = "linux")]
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    Ok(())
-}
-
 /// Sets telemetry up, binds the listeners and serves until a signal comes.
 async fn start<F>(
     listen: SocketAddr,
     admin: Option<SocketAddr>,
     telemetry: Option<TelemetryConfig>,
+    memory: Option<Memory>,
     serve: impl FnOnce(Given) -> F,
 ) -> ExitCode
 where
@@ -133,6 +125,14 @@ where
         Ok(telemetry) => telemetry,
         Err(error) => return fail(SOFTWARE, error),
     };
+    match memory {
+        Some(Memory::Locked) => tracing::info!("memory is locked: nothing is written to swap"),
+        Some(Memory::Unlocked(why)) => tracing::warn!(
+            why,
+            "memory is not locked: keys and values may be written to swap, if there is any"
+        ),
+        None => {}
+    }
     let listener = match bind(listen, "listening").await {
         Ok(listener) => listener,
         Err(refused) => return refused,

@@ -21,6 +21,7 @@ use workflow_secrets::{
         proto::secrets_service_server::SecretsServiceServer,
         tls,
     },
+    process::Memory,
     store::Key,
 };
 
@@ -47,7 +48,7 @@ pub(crate) fn run(role: &str) {
     );
     let Command::Serve(args) = cli.command else { panic!("as given above") };
     let store = args.store.clone().unwrap();
-    let config = ServeConfig::parse(*args).ok().unwrap();
+    let config = ServeConfig::parse(*args, Memory::Unlocked("as it is")).ok().unwrap();
     Runtime::new().unwrap().block_on(async {
         let listener = TcpListener::bind(config.listen).await.unwrap();
         if role == SERVICE {

@@ -36,6 +36,7 @@ impl SecretsService for Echo {
                 value: VALUE.to_owned(),
                 version: 1,
                 expire_time: None,
+                uid: String::new(),
             };
             (credential.secret, value)
         };

@@ -20,7 +20,8 @@ use crate::{
     grpc::proto::{
         DataKeyFate, DataKeyState, DescribeWorkspaceKeysRequest, ReencryptWorkspaceRequest,
         ReencryptWorkspaceResponse, RewrapDataKeysRequest, RewrapDataKeysResponse,
-        RotateDataKeyRequest, WorkspaceKeys, key_service_client::KeyServiceClient,
+        RotateDataKeyRequest, ShredWorkspaceRequest, ShredWorkspaceResponse, WorkspaceKeys,
+        key_service_client::KeyServiceClient,
     },
 };
 
@@ -52,6 +53,7 @@ pub async fn keys(config: KeysConfig) -> Result<(), CliError> {
                 |mut client: Client, request| async move { client.rewrap_data_keys(request).await };
             rewrapped(&job(&client, request, call).await?)
         }
+        KeysTask::Shred(workspace) => shred(&client, workspace.as_str()).await,
     }
 }
 
@@ -108,6 +110,25 @@ async fn rotate(
         async move { client.rotate_data_key(request).await }
     });
     show(&keys.await?)
+}
+
+async fn shred(client: &Client, workspace: &str) -> Result<(), CliError> {
+    let shredded = patiently(|| {
+        let (workspace, confirm) = (workspace.to_owned(), workspace.to_owned());
+        let request = ShredWorkspaceRequest { workspace, confirm };
+        let mut client = client.clone();
+        async move { client.shred_workspace(request).await }
+    });
+    let ShredWorkspaceResponse { workspace, shred_time, shredded_by, destroyed_records } =
+        shredded.await?;
+    let time = shred_time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+    writeln!(
+        io::stdout(),
+        "workspace {}: destroyed {time} by {}; records destroyed now: {destroyed_records}",
+        printable(&workspace),
+        printable(&shredded_by),
+    )?;
+    Ok(())
 }
 
 /// A step of a job.

@@ -111,6 +111,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_POLICY", value_name = "FILE")]
     pub policy: Option<String>,
 
+    /// File: workspaces that are destroyed whatever the store has of them, one a
+    /// line (reloaded on change)
+    #[arg(long, env = "WORKFLOW_SECRETS_SHREDDED_WORKSPACES", value_name = "FILE")]
+    pub shredded_workspaces: Option<String>,
+
     /// Where audit lines go: a file, or - for stdout
     #[arg(long, env = "WORKFLOW_SECRETS_AUDIT", value_name = "FILE", default_value = "-")]
     pub audit: String,
@@ -214,6 +219,29 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_KMS_REGION", value_name = "REGION")]
     pub kms_region: Option<String>,
 
+    /// Longest time that an unwrapped data key stays in memory, from 4s to 1h;
+    /// values can be read for so long while the KMS is unavailable, and written for
+    /// a quarter of it
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_FORGET_DATA_KEYS_AFTER",
+        value_name = "DURATION",
+        default_value = "1h"
+    )]
+    pub forget_data_keys_after: String,
+
+    /// Refuse to start if memory cannot be locked, instead of warning
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_REQUIRE_LOCKED_MEMORY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false"
+    )]
+    pub require_locked_memory: String,
+
     /// Secrets that one workspace may hold, at least 1
     #[arg(
         long,
@@ -297,6 +325,39 @@ pub struct ServeArgs {
         default_value = "30"
     )]
     pub max_preparations_per_minute: String,
+
+    /// Calls of one caller per second, on each replica; those not made add up
+    /// to those of 10 seconds. 0: no limit
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_CALLER_CALLS_PER_SECOND",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "0"
+    )]
+    pub max_caller_calls_per_second: String,
+
+    /// Calls of one workspace per second, on each replica; those not made add up
+    /// to those of 10 seconds. 0: no limit
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_WORKSPACE_CALLS_PER_SECOND",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "0"
+    )]
+    pub max_workspace_calls_per_second: String,
+
+    /// Calls of one workspace that each replica works on at once, at least 1;
+    /// a large call counts as up to 4, and further ones wait
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_WORKSPACE_CALLS_AT_ONCE",
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value = "16"
+    )]
+    pub max_workspace_calls_at_once: String,
 
     /// Longest time from SIGTERM to the end of the process
     #[arg(

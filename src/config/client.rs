@@ -106,6 +106,8 @@ pub enum KeysTask {
     /// Wrap those of one or all workspaces; the KMS key that the server must
     /// have.
     Rewrap(Option<WorkspaceId>, Option<String>),
+    /// Destroy the workspace, which was named twice.
+    Shred(WorkspaceId),
 }
 
 impl ProbeConfig {
@@ -186,6 +188,15 @@ impl KeysConfig {
                 (workspace.map(task), args.caller)
             }
             KeysCommand::Rewrap(args) => rewrap(f, args),
+            KeysCommand::Shred(args) => {
+                let workspace = workspace(f, args.workspace.as_ref());
+                let confirm = f.required("--confirm", args.confirm.as_ref());
+                let (named, again) = (args.workspace.as_deref(), confirm);
+                if named.zip(again).is_some_and(|(named, again)| named != again) {
+                    f.0.push("--confirm: must be the workspace once more".into());
+                }
+                (workspace.map(KeysTask::Shred), args.caller)
+            }
         };
         let connection = connection(f, caller);
         let config = connection.zip(task).map(|(connection, task)| Self { connection, task });

@@ -113,6 +113,8 @@ pub enum KeysCommand {
     Reencrypt(ReencryptArgs),
     /// Wrap data keys with the KMS key that the server has as --kms-key
     Rewrap(RewrapArgs),
+    /// Destroy a workspace for good: secrets, data keys, all else
+    Shred(ShredArgs),
 }
 
 /// Flags of `keys describe`.
@@ -175,6 +177,22 @@ pub struct RewrapArgs {
     /// The server's --kms-key, exactly: refused if it has another
     #[arg(long, value_name = "KEY")]
     pub kms_key: Option<String>,
+
+    /// The server and the caller.
+    #[command(flatten)]
+    pub caller: CallerArgs,
+}
+
+/// Flags of `keys shred`.
+#[derive(Debug, Args)]
+pub struct ShredArgs {
+    /// The workspace
+    #[arg(long, value_name = "ID")]
+    pub workspace: Option<String>,
+
+    /// The workspace once more: nothing brings it back
+    #[arg(long, value_name = "ID")]
+    pub confirm: Option<String>,
 
     /// The server and the caller.
     #[command(flatten)]

@@ -20,7 +20,7 @@ pub use names::{
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
 pub use rates::Rates;
 pub use secret::{DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
-pub use time::{Clock, SystemClock, Timestamp};
+pub use time::{Clock, Deadline, SystemClock, Timestamp};
 pub use trail::TrailEntry;
 pub use uid::{DataKeyId, SecretUid};
 pub use usage::Usage;

@@ -51,6 +51,13 @@ impl<K: Clone + Eq + Hash> Rates<K> {
     /// Forgets keys that may do all at once that they ever may.
     pub fn tidy(&self) {
         self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+
+    /// Of how many keys it knows.
+    #[cfg(test)]
+    pub fn remembered(&self) -> usize {
+        self.limiter.len()
     }
 }
 

@@ -95,6 +95,28 @@ pub trait Clock: Send + Sync + 'static {
     fn monotonic(&self) -> Duration;
 }
 
+/// Until when a caller waits for the outcome of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline(Duration);
+
+impl Deadline {
+    /// There is no end to it.
+    pub const NONE: Self = Self(Duration::MAX);
+
+    /// So long from now.
+    pub fn after(time: Duration, clock: &dyn Clock) -> Self {
+        Self(clock.monotonic().saturating_add(time))
+    }
+
+    /// How long it is from now; nothing once it has passed.
+    pub fn left(self, clock: &dyn Clock) -> Duration {
+        match self {
+            Self::NONE => Duration::MAX,
+            Self(end) => end.saturating_sub(clock.monotonic()),
+        }
+    }
+}
+
 /// The machine's clocks.
 pub struct SystemClock(Instant);
 

@@ -104,13 +104,15 @@ impl Cache {
         self.entries.put(slot, Entry { key, since, soft_age, refused: None });
     }
 
-    /// Drops keys that are too old to serve and that nobody asks for.
+    /// Drops keys that are too old to serve. All are looked at: the one used
+    /// longest ago need not be the oldest.
     pub(super) fn drop_idle(&mut self, now: Duration) {
-        while let Some((_, idle)) = self.entries.peek_lru() {
-            if now.saturating_sub(idle.since) < self.config.hard_age_read {
-                break;
-            }
-            self.entries.pop_lru();
+        let old = |entry: &Entry| now.saturating_sub(entry.since) >= self.config.hard_age_read;
+        let all = self.entries.iter();
+        let old: Vec<_> =
+            all.filter(|(_, entry)| old(entry)).map(|(slot, _)| slot.clone()).collect();
+        for slot in old {
+            self.entries.pop(&slot);
         }
     }
 

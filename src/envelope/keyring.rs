@@ -50,6 +50,14 @@ pub struct KeyringConfig {
     pub confirm_unusable: Duration,
 }
 
+impl KeyringConfig {
+    /// No key stays in memory for longer than this. One in use is refreshed, and
+    /// seals, for a quarter of it.
+    pub fn forgetting_after(age: Duration) -> Self {
+        Self { soft_age: age / 4, hard_age_read: age, hard_age_write: age / 4, ..Self::default() }
+    }
+}
+
 impl Default for KeyringConfig {
     fn default() -> Self {
         const MINUTE: Duration = Duration::from_secs(60);
@@ -167,7 +175,7 @@ impl Keyring {
         self.0.lock().cache.workspaces()
     }
 
-    /// Overwrites keys that are too old to serve. To be called now and then,
+    /// Overwrites keys that are too old to serve. To be called every few seconds,
     /// so that a key nobody asks for does not stay in memory.
     pub fn drop_idle(&self) {
         let now = self.0.clock.monotonic();

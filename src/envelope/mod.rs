@@ -8,6 +8,8 @@
 mod binding;
 mod cache;
 mod derive;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod keyring;
 mod record;
 mod seal;

@@ -121,7 +121,7 @@ fn decrypt(
     Ok(plaintext)
 }
 
-fn encode<V: Borrow<Plaintext>>(payload: &Payload<V>) -> Zeroizing<Vec<u8>> {
+pub(super) fn encode<V: Borrow<Plaintext>>(payload: &Payload<V>) -> Zeroizing<Vec<u8>> {
     let value = payload.value.borrow().expose().as_bytes();
     let len = padded_len(PAYLOAD_OVERHEAD + value.len());
     // As large as it gets, so that it never moves and leaves a copy behind.
@@ -139,7 +139,7 @@ fn encode<V: Borrow<Plaintext>>(payload: &Payload<V>) -> Zeroizing<Vec<u8>> {
 }
 
 /// Reads exactly what [`encode`] writes.
-fn decode(mut payload: &[u8]) -> Option<Payload> {
+pub(super) fn decode(mut payload: &[u8]) -> Option<Payload> {
     let padded = payload.len();
     let version = u64::from_be_bytes(take(&mut payload)?);
     let flag = u8::from_be_bytes(take(&mut payload)?);

@@ -18,48 +18,68 @@ use crate::service::Error;
 /// not in the connection's buffer.
 const PIECE: usize = 16 * 1024;
 
+/// How long a peer may take to read an answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Patience {
+    /// For all of it.
+    pub(super) whole: Option<Duration>,
+    /// For each piece, once there is one.
+    pub(super) each: Option<Duration>,
+}
+
 /// `body`, kept together with the place of its call until the peer has read it
-/// or `within` is over. Then both go, and the peer gets a reset.
+/// or patience ends. Then both go, and the peer gets a reset.
 ///
 /// A task of its own does this: HTTP/2 does not ask a body for anything, not
 /// even the time, while the peer takes no more.
-pub(super) fn held(body: Body, place: impl Send + 'static, within: Option<Duration>) -> Body {
+pub(super) fn held(body: Body, place: impl Send + 'static, patience: Patience) -> Body {
     if body.is_end_stream() {
         return body;
     }
     let (frames, unread) = mpsc::channel(1);
     tokio::spawn(async move {
         let _place = place;
-        let end = async {
-            match within {
-                Some(within) => tokio::time::sleep(within).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            () = hand_over(body, &frames) => {}
+            () = hand_over(body, &frames, patience.each) => {}
             () = frames.closed() => {}
-            () = end => {}
+            () = over(patience.whole) => {}
         }
     });
     Body::new(Unread { frames: unread, complete: false })
 }
 
-async fn hand_over(mut body: Body, frames: &mpsc::Sender<Result<Frame<Bytes>, Status>>) {
+async fn over(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+type Frames = mpsc::Sender<Result<Frame<Bytes>, Status>>;
+
+async fn hand_over(mut body: Body, frames: &Frames, each: Option<Duration>) {
+    // `None`: nobody takes it any more.
+    let send = async |frame| {
+        tokio::select! {
+            biased;
+            sent = frames.send(frame) => sent.ok(),
+            () = over(each) => None,
+        }
+    };
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let sent = match frame.map(Frame::into_data) {
             Ok(Ok(mut data)) => loop {
                 // A copy: a slice would keep the whole answer in memory.
                 let piece = Bytes::copy_from_slice(&data.split_to(data.len().min(PIECE)));
-                let sent = frames.send(Ok(Frame::data(piece))).await;
-                if sent.is_err() || data.is_empty() {
+                let sent = send(Ok(Frame::data(piece))).await;
+                if sent.is_none() || data.is_empty() {
                     break sent;
                 }
             },
-            Ok(Err(trailers)) => frames.send(Ok(trailers)).await,
-            Err(status) => frames.send(Err(status)).await,
+            Ok(Err(trailers)) => send(Ok(trailers)).await,
+            Err(status) => send(Err(status)).await,
         };
-        if sent.is_err() {
+        if sent.is_none() {
             return;
         }
     }
@@ -145,14 +165,16 @@ mod tests {
         let message = || Frame::data(Bytes::from_owner(Message { _alive: Arc::clone(&alive) }));
         let frames = [message(), message(), Frame::trailers(HeaderMap::new())].into();
         let source = Source { frames, endless: false, _alive: Arc::clone(&alive) };
-        (held(Body::new(source), Arc::clone(&alive), Some(WITHIN)), alive)
+        let patience = Patience { whole: Some(WITHIN), each: None };
+        (held(Body::new(source), Arc::clone(&alive), patience), alive)
     }
 
     /// A stream on which nothing comes.
     fn quiet() -> (Body, Arc<()>) {
         let alive = Arc::new(());
         let source = Source { frames: VecDeque::new(), endless: true, _alive: Arc::clone(&alive) };
-        (held(Body::new(source), Arc::clone(&alive), None), alive)
+        let patience = Patience { whole: None, each: Some(WITHIN) };
+        (held(Body::new(source), Arc::clone(&alive), patience), alive)
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -198,6 +220,28 @@ mod tests {
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
         assert!(next(&mut body).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_lasts_while_its_pieces_are_taken_in_time() {
+        let alive = Arc::new(());
+        let message = || Frame::data(Bytes::from_owner(Message { _alive: Arc::clone(&alive) }));
+        let frames = std::iter::repeat_with(message).take(4).collect();
+        let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
+        let patience = Patience { whole: None, each: Some(WITHIN) };
+        let mut body = held(Body::new(source), Arc::clone(&alive), patience);
+        for _ in 0..6 {
+            settle().await;
+            tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
+            assert!(next(&mut body).await.unwrap().unwrap().is_data());
+        }
+        settle().await;
+        tokio::time::advance(WITHIN).await;
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 1, "place, messages and source are gone");
+        assert!(next(&mut body).await.unwrap().unwrap().is_data(), "what was on its way");
+        let error = next(&mut body).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
     }
 
     #[tokio::test(start_paused = true)]

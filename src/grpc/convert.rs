@@ -13,13 +13,13 @@ use super::proto;
 use crate::{
     domain::{
         Alias, ConnectionId, Description, Etag, FencingToken, Integration, LeaseHolder, LeaseTtl,
-        ManagedBy, Owner, Plaintext, Refusal, RequestId, RunId, SecretName, Timestamp, WorkflowId,
-        WorkspaceId,
+        ManagedBy, Owner, Plaintext, Refusal, RequestId, RunId, SecretName, SecretUid, Timestamp,
+        WorkflowId, WorkspaceId,
     },
     service::{
         AcquireRefreshLease, CreateSecret, Credential, Credentials, DeleteSecret, Error, Expiry,
         ExpiryChange, FieldViolation, GetSecret, Lease, ListSecretUsage, ListSecrets, Page,
-        PageSize, ReleaseRefreshLease, ResolveSecrets, Resolved, SecretUsage, SecretView,
+        PageSize, ReleaseRefreshLease, ResolveSecrets, Resolved, SecretUsage, SecretView, Seen,
         UpdateSecret, UsagePage,
     },
 };
@@ -115,11 +115,15 @@ impl Faults {
                 ("", name) => name.as_ref().map(Alias::from),
                 (alias, _) => self.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
             };
+            let uid =
+                self.optional(&format!("credentials[{i}].uid"), &credential.uid, SecretUid::parse);
             let version = pinned(credential.version);
+            let seen = Seen { min_version: pinned(credential.min_version), uid };
             credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential {
                 secret,
                 alias,
                 version,
+                seen,
             }));
         }
         credentials
@@ -404,14 +408,15 @@ pub(super) fn page(page: Page) -> proto::ListSecretsResponse {
 }
 
 pub(super) fn resolved(all: Vec<Resolved>) -> proto::ResolveSecretsResponse {
-    let entry = |Resolved { alias, name, payload }: Resolved| {
+    let entry = |Resolved { alias, name, uid, payload }: Resolved| {
         let (version, expire_time) = (payload.version, payload.expire_time.map(timestamp));
         // Moved out under the last of its aliases, copied for the others.
         let value = match Arc::try_unwrap(payload) {
             Ok(payload) => payload.value.into_exposed(),
             Err(shared) => shared.value.expose().to_owned(),
         };
-        let secret = proto::ResolvedSecret { name: name.to_string(), value, version, expire_time };
+        let (name, uid) = (name.to_string(), uid.to_string());
+        let secret = proto::ResolvedSecret { name, value, version, expire_time, uid };
         (alias.to_string(), secret)
     };
     proto::ResolveSecretsResponse { secrets: all.into_iter().map(entry).collect() }

@@ -79,7 +79,8 @@ impl Handlers {
             // `Limits` refuses and logs these before they come here.
             Err(IdentityError::Unauthenticated(why)) => Err(Error::Unauthenticated(why)),
             Err(IdentityError::Invalid { id, field, refusal }) => {
-                let caller = Caller { id, actor: None, trace_id: None };
+                let deadline = identity::deadline(extensions);
+                let caller = Caller { id, actor: None, trace_id: None, deadline };
                 self.parsed(action, &caller, Err(Error::refused(field, refusal))).await
             }
         }

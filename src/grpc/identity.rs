@@ -7,7 +7,7 @@ use tonic::{Extensions, metadata::MetadataMap};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::{
-    domain::{Actor, CallerId, Refusal, TraceId},
+    domain::{Actor, CallerId, Deadline, Refusal, TraceId},
     service::access::Caller,
 };
 
@@ -116,9 +116,17 @@ pub enum IdentityError {
 pub fn caller(extensions: &Extensions, metadata: &MetadataMap) -> Result<Caller, IdentityError> {
     let id = Peer::id(extensions).map_err(IdentityError::Unauthenticated)?;
     match actor(metadata) {
-        Ok(actor) => Ok(Caller { id: id.clone(), actor, trace_id: trace_id(metadata) }),
+        Ok(actor) => {
+            let (trace_id, deadline) = (trace_id(metadata), deadline(extensions));
+            Ok(Caller { id: id.clone(), actor, trace_id, deadline })
+        }
         Err((field, refusal)) => Err(IdentityError::Invalid { id: id.clone(), field, refusal }),
     }
+}
+
+/// The deadline of a call, as `Limits` found it.
+pub(super) fn deadline(extensions: &Extensions) -> Deadline {
+    extensions.get().copied().unwrap_or(Deadline::NONE)
 }
 
 fn actor(metadata: &MetadataMap) -> Result<Option<Actor>, (&'static str, Refusal)> {

@@ -11,15 +11,24 @@ use std::{
 };
 
 use http::{Request, Response};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
-    answer, identity::Peer, seldom::Seldom, server::ServerConfig, shares::Shares,
+    answer::{self, Patience},
+    identity::Peer,
+    seldom::Seldom,
+    server::ServerConfig,
+    shares::Shares,
     status::unimplemented,
+    timeout::CallTime,
 };
-use crate::{domain::CallerId, metrics::Metrics, service::Error, template::MAX_TEMPLATE_BYTES};
+use crate::{
+    domain::CallerId,
+    service::{Error, Secrets, turns::Lane},
+    template::MAX_TEMPLATE_BYTES,
+};
 
 /// Bytes of one message: a value of 64 KiB, a description and names, with
 /// room for 100 credentials of the longest names.
@@ -39,6 +48,10 @@ const MAX_OTHER_STREAMS: usize = 64;
 
 /// Jobs of KeyService at once. Each reads whole workspaces.
 const MAX_JOBS: usize = 4;
+
+/// How long a call waits for a place that holds much memory: most are soon free
+/// again, of calls that their workspace has no share for.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Calls that stream their progress until their work is done.
 const JOBS: [&str; 2] = [
@@ -61,15 +74,17 @@ pub(super) fn takes_document(path: &str) -> bool {
 pub(super) struct Limits(Arc<Inner>);
 
 struct Inner {
+    secrets: Arc<Secrets>,
     calls: Arc<Shares<CallerId>>,
-    documents: Arc<Shares<CallerId>>,
-    redactions: Arc<Shares<CallerId>>,
+    documents: Lane<CallerId>,
+    redactions: Lane<CallerId>,
     watches: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
     jobs: Arc<Semaphore>,
     timeout: Duration,
+    idle: Duration,
     unidentified: Seldom,
-    metrics: Metrics,
+    refused: Seldom,
 }
 
 /// What one caller may have of so many places: all executors may share one
@@ -78,59 +93,113 @@ fn most_of(places: usize) -> usize {
     places.saturating_mul(3).div_ceil(4)
 }
 
+/// What a call needs room for.
+enum Kind {
+    /// Of the API, by this caller.
+    Api(CallerId, Need),
+    Reflection,
+    Watch,
+    /// Health checks must be answered under any load.
+    Health,
+}
+
+enum Need {
+    Call,
+    Document,
+    Job,
+    Redaction,
+}
+
 /// The room of a call, given back when dropped.
 type Place = Box<dyn Send>;
 
 impl Limits {
-    pub(super) fn new(config: &ServerConfig, metrics: Metrics) -> Self {
+    pub(super) fn new(config: &ServerConfig, secrets: Arc<Secrets>) -> Self {
+        let lane = |places| {
+            let each = u32::try_from(most_of(places)).unwrap_or(u32::MAX);
+            Lane::new(each, places, config.max_calls_per_caller)
+        };
         Self(Arc::new(Inner {
+            secrets,
             calls: Shares::new(config.max_calls, config.max_calls_per_caller),
-            documents: Shares::new(config.max_documents, most_of(config.max_documents)),
-            redactions: Shares::new(config.max_redactions, most_of(config.max_redactions)),
+            documents: lane(config.max_documents),
+            redactions: lane(config.max_redactions),
             watches: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             jobs: Arc::new(Semaphore::new(MAX_JOBS)),
             timeout: config.call_timeout,
+            idle: config.redaction_idle,
             unidentified: Seldom::default(),
-            metrics,
+            refused: Seldom::default(),
         }))
     }
 }
 
 impl Inner {
-    /// The place of a call, and how long its answer may take to be read.
-    fn admit(&self, request: &Request<Body>) -> Result<(Place, Option<Duration>), Error> {
+    /// What a call is; its caller is known and may call.
+    fn kind(&self, request: &Request<Body>) -> Result<Kind, Error> {
+        let path = request.uri().path();
+        if path.starts_with("/workflowsecrets.") {
+            let id = Peer::id(request.extensions()).map_err(|why| self.refuse(request, why))?;
+            self.secrets.count_call(id)?;
+            let need = match path {
+                REDACT => Need::Redaction,
+                path if JOBS.contains(&path) => Need::Job,
+                path if takes_document(path) => Need::Document,
+                _ => Need::Call,
+            };
+            Ok(Kind::Api(id.clone(), need))
+        } else if path.starts_with("/grpc.reflection.") {
+            Ok(Kind::Reflection)
+        } else if path == "/grpc.health.v1.Health/Watch" {
+            Ok(Kind::Watch)
+        } else {
+            Ok(Kind::Health)
+        }
+    }
+
+    /// The place of a call.
+    async fn place(&self, kind: &Kind) -> Result<Place, Error> {
         let stream = |streams: &Arc<Semaphore>| {
             let place = Arc::clone(streams).try_acquire_owned();
             place.map(|place| -> Place { Box::new(place) }).map_err(|_| Error::Overloaded)
         };
-        let path = request.uri().path();
-        if path.starts_with("/workflowsecrets.") {
-            let id = Peer::id(request.extensions()).map_err(|why| self.refuse(request, why))?;
-            if path == REDACT {
-                // Ends by itself, or with its connection.
-                let place = self.redactions.take(id).ok_or(Error::Overloaded)?;
-                return Ok((Box::new(place), None));
+        let call = |id| self.calls.take(id).ok_or(Error::Overloaded);
+        match kind {
+            Kind::Api(id, Need::Call) => Ok(Box::new(call(id)?)),
+            Kind::Api(id, Need::Job) => Ok(Box::new((call(id)?, stream(&self.jobs)?))),
+            Kind::Api(id, Need::Document) => {
+                let call = call(id)?;
+                Ok(Box::new((call, waited(&self.documents, id).await?)))
             }
-            let place = self.calls.take(id).ok_or(Error::Overloaded)?;
-            if JOBS.contains(&path) {
-                // Ends with its work, or its reader.
-                return Ok((Box::new((place, stream(&self.jobs)?)), None));
-            }
-            if takes_document(path) {
-                let document = self.documents.take(id).ok_or(Error::Overloaded)?;
-                return Ok((Box::new((place, document)), Some(self.timeout)));
-            }
-            Ok((Box::new(place), Some(self.timeout)))
-        } else if path.starts_with("/grpc.reflection.") {
-            Ok((stream(&self.reflections)?, Some(self.timeout)))
-        } else if path == "/grpc.health.v1.Health/Watch" {
-            // Ends with its connection.
-            Ok((stream(&self.watches)?, None))
-        } else {
-            // Health checks must be answered under any load.
-            Ok((Box::new(()), Some(self.timeout)))
+            Kind::Api(id, Need::Redaction) => Ok(waited(&self.redactions, id).await?),
+            Kind::Reflection => stream(&self.reflections),
+            Kind::Watch => stream(&self.watches),
+            Kind::Health => Ok(Box::new(())),
         }
+    }
+
+    /// How long the answer of a call may take to be read.
+    fn patience(&self, kind: &Kind, time: CallTime) -> Patience {
+        match kind {
+            // Ends with its connection.
+            Kind::Watch => Patience::default(),
+            // Ends with its work, or its reader.
+            Kind::Api(_, Need::Job | Need::Redaction) => {
+                Patience { whole: time.rest(), each: Some(self.idle) }
+            }
+            _ => Patience { whole: Some(self.timeout), each: None },
+        }
+    }
+
+    /// Tells the log of a call that found no place.
+    fn told(&self, kind: &Kind, error: Error) -> Error {
+        if let (Kind::Api(caller, _), Error::Overloaded) = (kind, &error)
+            && let Some(unlogged) = self.refused.now()
+        {
+            tracing::warn!(%caller, reason = error.reason(), unlogged, "calls refused for load");
+        }
+        error
     }
 
     /// No audit line: anybody could fill the audit stream.
@@ -165,6 +234,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + 
 impl<S> Service<Request<Body>> for Limited<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -175,25 +245,49 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
-        let limits = self.limits.clone();
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        let limits = Arc::clone(&self.limits.0);
+        let metrics = limits.secrets.metrics.clone();
         let refused = move |error: Error| {
-            limits.0.metrics.shed(error.reason());
+            metrics.shed(error.reason());
             Status::from(error).into_http()
         };
-        let (place, within) = match self.limits.0.admit(&request) {
-            Ok(admitted) => admitted,
+        let time = CallTime::of(request.headers(), limits.timeout);
+        let kind = match limits.kind(&request) {
+            Ok(_) if time.work().is_zero() => Err(Error::Timeout),
+            other => other,
+        };
+        let kind = match kind {
+            Ok(kind) => kind,
             Err(error) => return Box::pin(async move { Ok(refused(error)) }),
         };
-        // Bounds the receiving of the message too.
-        let answer = tokio::time::timeout(self.limits.0.timeout, self.inner.call(request));
+        request.extensions_mut().insert(limits.secrets.deadline(time.work()));
+        // The one that was found ready.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
-            match answer.await {
-                Ok(answer) => Ok(explain(answer?).map(|body| answer::held(body, place, within))),
-                Err(_) => Ok(refused(Error::Timeout)),
+            let call = async {
+                let place = limits.place(&kind).await?;
+                let Ok(answer) = inner.call(request).await;
+                Ok((place, answer))
+            };
+            // Bounds the receiving of the message too.
+            let answered = timeout(time.call(), call).await;
+            match answered.unwrap_or(Err(Error::Timeout)) {
+                Ok((place, answer)) => {
+                    let patience = limits.patience(&kind, time);
+                    Ok(explain(answer).map(|body| answer::held(body, place, patience)))
+                }
+                Err(error) => Ok(refused(limits.told(&kind, error))),
             }
         })
     }
+}
+
+/// A place, if one comes free soon.
+async fn waited(lane: &Lane<CallerId>, id: &CallerId) -> Result<Place, Error> {
+    let place = timeout(WAIT, lane.wait(id)).await.ok().flatten();
+    place.map(|place| -> Place { Box::new(place) }).ok_or(Error::Overloaded)
 }
 
 /// How tonic's refusals of messages begin that are no messages of the call:

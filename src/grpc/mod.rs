@@ -5,17 +5,19 @@ mod answer;
 mod connection;
 mod convert;
 mod documents;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handlers;
 pub mod identity;
 mod limits;
 mod observe;
 pub mod proto;
 mod redact;
-mod seldom;
 mod server;
-mod shares;
 mod status;
+mod timeout;
 pub mod tls;
 
+use crate::service::{seldom, shares};
 pub use observe::CallSpan;
 pub use server::{Health, ServerConfig, State, serve};

@@ -101,7 +101,7 @@ impl Pump {
         while let Some(message) = self.receive().await? {
             let mut answer = proto::RedactResponse::default();
             for slice in documents::chunk(&message)?.chunks(SLICE) {
-                redaction.push(slice, &mut answer.chunk);
+                redaction.push(slice, &mut answer.chunk).await?;
                 answer.input_bytes = redaction.input_bytes();
                 if answer.chunk.len() >= ANSWER {
                     self.send(std::mem::take(&mut answer)).await?;
@@ -114,7 +114,7 @@ impl Pump {
             }
         }
         let mut answer = proto::RedactResponse::default();
-        redaction.finish(&mut answer.chunk);
+        redaction.finish(&mut answer.chunk).await?;
         answer.input_bytes = redaction.input_bytes();
         if answer.chunk.is_empty() { Ok(()) } else { self.send(answer).await }
     }

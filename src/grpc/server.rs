@@ -50,17 +50,19 @@ pub struct ServerConfig {
     /// Of these, by one caller: it cannot take all places from the others.
     pub max_calls_per_caller: usize,
     /// Calls with a template under way on all connections together; each may
-    /// take 5 MiB. One caller may have three quarters.
+    /// take 5 MiB. One caller may have three quarters. Further ones wait, up to
+    /// a second.
     pub max_documents: usize,
     /// Streams of Redact on all connections together; each may take 1 MiB. One
-    /// caller may have three quarters.
+    /// caller may have three quarters. Further ones wait, up to a second.
     pub max_redactions: usize,
-    /// A stream of Redact on which nothing comes or is read ends after this.
+    /// A stream of Redact on which nothing comes ends after this, and one of
+    /// any kind whose answer nobody takes.
     pub redaction_idle: Duration,
     /// Calls under way on one connection; more wait at the client.
     pub max_streams: u32,
-    /// Longest call. All parts of a call have shorter bounds of their own;
-    /// this one only backs them up. Its answer must be read in as long again.
+    /// Longest call; its caller may tell a shorter time. Its answer must be read
+    /// in as long again.
     pub call_timeout: Duration,
     /// Then a connection is asked to end, and the client opens another.
     pub max_connection_age: Duration,
@@ -172,8 +174,8 @@ where
             // So that grpcurl prints the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let metrics = secrets.metrics.clone();
-    let observe = Observe::new(metrics.clone(), span, &SERVED)?;
+    let observe = Observe::new(secrets.metrics.clone(), span, &SERVED)?;
+    let limits = Limits::new(&config, Arc::clone(&secrets));
     let handlers = Arc::new(Handlers::new(secrets, config.redaction_idle));
     let api = |limit| {
         SecretsServiceServer::from_arc(Arc::clone(&handlers)).max_decoding_message_size(limit)
@@ -197,7 +199,7 @@ where
         // grace period, the connection would be cut without being asked to end.
         .max_connection_age(config.max_connection_age)
         .layer(observe)
-        .layer(Limits::new(&config, metrics))
+        .layer(limits)
         .add_service(api)
         .add_service(keys)
         .add_service(health_server.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))

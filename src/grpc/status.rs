@@ -82,7 +82,8 @@ fn describe(
         ),
         Error::RateLimited { .. } => text(
             Code::ResourceExhausted,
-            "the workspace was asked too often whether text holds its values: retry later",
+            "too many calls in this time, of the caller or of the workspace; nothing was done: \
+             retry later",
         ),
         Error::ValuesPasted(pasted) => {
             values_pasted(details, metadata, pasted);
@@ -101,7 +102,7 @@ fn describe(
              the same proto file",
         ),
         Error::Overloaded => {
-            text(Code::Unavailable, "too many calls at once; nothing was done: retry")
+            text(Code::ResourceExhausted, "too many calls at once; nothing was done: retry later")
         }
         Error::Timeout => text(
             Code::DeadlineExceeded,
@@ -279,6 +280,10 @@ fn summary(all: &[Unresolved]) -> String {
             Cause::Expired => format!("{name} has expired{place}"),
             Cause::Malformed => format!("{name} is malformed{place}"),
             Cause::VersionMissing(version) => format!("{name} has no version {version}{place}"),
+            Cause::Stale { version, least } => {
+                format!("{name} is at version {version}, older than {least} seen before{place}")
+            }
+            Cause::Replaced => format!("{name} is another secret than the one seen before{place}"),
         }
     });
     let more = match all.len().saturating_sub(NAMED) {
@@ -306,6 +311,8 @@ fn unresolved(
             Cause::Expired => ("EXPIRED", None),
             Cause::Malformed => ("MALFORMED", None),
             Cause::VersionMissing(_) => ("VERSION_MISSING", None),
+            Cause::Stale { .. } => ("STALE", None),
+            Cause::Replaced => ("REPLACED", None),
         };
         let suggestion = suggestion.map(|other| (format!("suggestion.{name}"), other.to_string()));
         let suggestion = suggestion.filter(|(key, _)| !metadata.contains_key(key));

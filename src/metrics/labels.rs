@@ -125,6 +125,8 @@ label! {
         Policy = "policy",
         /// Certificates and key.
         Tls = "tls",
+        /// Workspaces that are destroyed whatever the store says.
+        Shredded = "shredded",
     }
 }
 

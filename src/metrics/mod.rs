@@ -184,7 +184,7 @@ impl Metrics {
     /// Counters start at 0, not at their first event: a rate of what was not
     /// there before cannot be told.
     fn start(self) -> Self {
-        for reason in ["OVERLOADED", "TIMEOUT", "UNAUTHENTICATED"] {
+        for reason in ["OVERLOADED", "RATE_LIMITED", "TIMEOUT", "UNAUTHENTICATED"] {
             self.0.calls_shed.add(0, &[KeyValue::new("reason", reason)]);
         }
         for found in KeyLookup::ALL {

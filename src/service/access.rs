@@ -27,9 +27,9 @@ use std::{
 
 pub use parse::{PolicyErrors, PolicyFault};
 
-use crate::domain::{Actor, CallerId, Integration, TraceId, WorkspaceId};
+use crate::domain::{Actor, CallerId, Deadline, Integration, TraceId, WorkspaceId};
 
-/// Whom a call comes from.
+/// Whom a call comes from, and how long they wait for its outcome.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// Proven by the connection; the only part that access depends on.
@@ -38,6 +38,8 @@ pub struct Caller {
     pub actor: Option<Actor>,
     /// Trace the call belongs to, as the caller tells it; never trusted.
     pub trace_id: Option<TraceId>,
+    /// Nothing is begun for them after it, and no outcome is waited for.
+    pub deadline: Deadline,
 }
 
 /// All grants. Immutable: a changed policy file makes a new one.

@@ -13,12 +13,15 @@
 //! | Redact | when it opens, one per name, or one without a secret for all; when it ends, one per secret whose value was found |
 //! | Render, Prepare or Redact that is not granted or asks for too much | one, without a secret |
 //! | fields or metadata refused before anything is looked up | one, without workspace and secret |
+//! | no call: the store has gone back | one per workspace, within seconds of the call that saw it |
 //! | no identity | none, or anybody could fill the stream: the log tells of them |
-//! | a message that does not decode or is too large; `UNIMPLEMENTED`; `OVERLOADED` | none |
+//! | a message that does not decode or is too large; `UNIMPLEMENTED`; a call whose deadline has passed when it comes | none |
+//! | `OVERLOADED`, `RATE_LIMITED` | none, or a flood would fill the stream: the log tells of them |
 //!
-//! A call that is cut by `TIMEOUT` or given up by its client goes on if it is a
-//! change, and leaves its line. Any other leaves its lines only if they were
-//! handed in by then; without them no value leaves.
+//! A call that comes to its deadline leaves its lines, with `TIMEOUT`. A change
+//! goes on if its commit was begun by then; its line tells what became of it. A
+//! call given up by its client goes on if it is a change; any other leaves its
+//! lines only if they were handed in by then. Without them no value leaves.
 //!
 //! Each line is a JSON object in pure ASCII (other characters as `\u` escapes,
 //! so that no log shipper splits or reorders a line). Fields, those not known
@@ -27,9 +30,9 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `time` | RFC 3339, UTC, milliseconds |
-//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `list_audit_events`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred` |
-//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; or the reason of the error (`NOT_GRANTED`, ...) |
-//! | `caller` | SPIFFE id of the client's certificate; in every line |
+//! | `action` | `create`, `get`, `update`, `delete`, `undelete`, `rollback`, `list`, `list_versions`, `list_usage`, `list_audit_events`, `resolve`, `render`, `check`, `prepare`, `redact`, `acquire_lease`, `release_lease`, `describe_keys`, `rotate_data_key`, `reencrypt`, `rewrap_data_keys` or `shred`; `store_regressed` |
+//! | `outcome` | `ok`; `validated`: `validate_only`, nothing was stored; `found`: the value was, in a template or stream; `older` or `shredded_data_back` of `store_regressed`; or the reason of the error (`NOT_GRANTED`, ...) |
+//! | `caller` | SPIFFE id of the client's certificate, `workflow-secrets` for no call; in every line |
 //! | `actor` | the person behind the call, as the caller tells it; not proven |
 //! | `workspace`, `secret`, `version` | what was touched |
 //! | `alias` | resolve, render: the key under which the value was returned |
@@ -107,7 +110,7 @@ pub struct AuditEvent {
 impl AuditEvent {
     /// An event of which nothing else is known yet.
     pub fn new(time: Timestamp, caller: &Caller, action: Action, outcome: &'static str) -> Self {
-        let Caller { id, actor, trace_id } = caller.clone();
+        let Caller { id, actor, trace_id, .. } = caller.clone();
         Self {
             time,
             caller: id,
@@ -176,6 +179,8 @@ pub enum Action {
     RewrapDataKeys,
     /// ShredWorkspace.
     Shred,
+    /// No call: the store has gone back behind what was seen of it.
+    StoreRegressed,
 }
 
 impl Action {
@@ -205,6 +210,7 @@ impl Action {
             Self::Reencrypt => "reencrypt",
             Self::RewrapDataKeys => "rewrap_data_keys",
             Self::Shred => "shred",
+            Self::StoreRegressed => "store_regressed",
         }
     }
 }
@@ -455,10 +461,11 @@ impl serde_json::ser::Formatter for Ascii {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Deadline;
 
     fn event() -> AuditEvent {
         let id = CallerId::parse("spiffe://td/executor").unwrap();
-        let caller = Caller { id, actor: None, trace_id: None };
+        let caller = Caller { id, actor: None, trace_id: None, deadline: Deadline::NONE };
         let time = Timestamp::new(1_700_000_000, 123_000_000).unwrap();
         AuditEvent::new(time, &caller, Action::List, "INVALID_FIELD")
     }

@@ -3,17 +3,19 @@
 
 use std::{borrow::Borrow, future::Future, sync::Arc};
 
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::{
     ActiveKey, Caller, Error, Grants, SecretView, Secrets, Stored,
+    admission::Weight,
     audit::{Action, AuditEvent},
     idempotency::Parts,
     lease::StoredLease,
 };
 use crate::{
     domain::{
-        ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, Timestamp,
+        Deadline, ManagedBy, Plaintext, RequestId, Revision, SecretMetadata, SecretName, Timestamp,
         WorkspaceId,
     },
     envelope::{self, Binding, DataKey, Payload},
@@ -98,7 +100,8 @@ impl Secrets {
         mut change: impl Change,
     ) -> Result<Changed, Error> {
         let (secrets, caller) = (Arc::clone(self), caller.clone());
-        self.apart(async move {
+        let deadline = caller.deadline;
+        self.apart(deadline, async move {
             let outcome = secrets.attempts(&caller, &mut change).await;
             (secrets.change_event(&caller, &change, &outcome), outcome)
         })
@@ -110,6 +113,7 @@ impl Secrets {
     /// the commit and the line.
     pub(super) async fn apart<T: Send + 'static>(
         self: &Arc<Self>,
+        deadline: Deadline,
         work: impl Future<Output = (AuditEvent, Result<T, Error>)> + Send + 'static,
     ) -> Result<T, Error> {
         let secrets = Arc::clone(self);
@@ -117,19 +121,24 @@ impl Secrets {
             let (event, outcome) = work.await;
             secrets.audited_change(event, outcome).await
         };
-        self.in_task(work).await
+        self.in_task(deadline, work).await
     }
 
-    /// Goes on if the caller gives up; shutdown waits for it.
+    /// Goes on if the caller gives up, or its deadline passes; shutdown waits
+    /// for it.
     pub(super) async fn in_task<T: Send + 'static>(
         &self,
+        deadline: Deadline,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         if self.changes.len() >= MAX_CHANGES {
             return Err(Error::Overloaded);
         }
         let task = self.changes.spawn(work.in_current_span());
-        task.await.unwrap_or(Err(Error::Internal("the change ended early")))
+        match timeout(self.left(deadline), task).await {
+            Ok(done) => done.unwrap_or(Err(Error::Internal("the change ended early"))),
+            Err(_) => Err(Error::Timeout),
+        }
     }
 
     /// As [`Secrets::audited`], for what may have changed something.
@@ -138,7 +147,7 @@ impl Secrets {
         event: AuditEvent,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
-        let audited = self.audited(vec![event.clone()], outcome).await;
+        let audited = self.audited(Deadline::NONE, vec![event.clone()], outcome).await;
         if event.outcome == "ok" && audited.is_err() {
             // Between the look at the stream and the commit it broke: what was
             // done must be told somewhere.
@@ -153,11 +162,12 @@ impl Secrets {
         change: &mut C,
     ) -> Result<Changed, Error> {
         change.authorize(&self.grants(caller, change.workspace()))?;
+        let _turn = self.turn(caller, change.workspace(), Weight::LIGHT).await?;
         for _ in 0..ATTEMPTS {
             // In this order: a snapshot that shows what the same request did
             // elsewhere meanwhile must be followed by the memory of it.
-            let snapshot = self.snapshot(change).await?;
-            let remembered = self.remembered(change).await?;
+            let snapshot = self.in_time(caller, self.snapshot(change)).await?;
+            let remembered = self.in_time(caller, self.remembered(change)).await?;
             if let Some((id, outcome)) = change.request_id().zip(remembered) {
                 return self.replay(caller, change, snapshot.active, id, outcome).await;
             }
@@ -212,6 +222,16 @@ impl Secrets {
             version,
             ..self.event(caller, change.workspace(), C::ACTION, reason)
         }
+    }
+
+    /// As [`Secrets::sealing_key`], to be had by the caller's deadline.
+    pub(super) async fn sealing_key_in_time(
+        &self,
+        caller: &Caller,
+        workspace: &WorkspaceId,
+        active: Option<ActiveKey>,
+    ) -> Result<(Arc<DataKey>, Operation), Error> {
+        self.in_time(caller, self.sealing_key(workspace, active)).await
     }
 
     /// The key to seal with, and the check that makes the commit fail if the
@@ -277,6 +297,18 @@ impl Secrets {
         let record = envelope::seal(key, &binding, payload)
             .map_err(|_| Error::Internal("no randomness from the operating system"))?;
         Ok(record.into_bytes())
+    }
+
+    /// As [`Secrets::commit`], but not begun after the caller's deadline. Once
+    /// begun it goes on: whether it was carried out, only a request id tells.
+    pub(super) async fn commit_in_time(
+        &self,
+        caller: &Caller,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(), Error> {
+        self.in_due_time(caller)?;
+        self.commit(workspace, batch).await
     }
 
     /// Commits, unless the audit stream is in trouble. A race may be lost also

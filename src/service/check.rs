@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{
     Caller, Error, Secrets, Stored,
+    admission::Weight,
     audit::Action,
     references::{credential_place, distinct, places},
 };
@@ -159,10 +160,10 @@ impl Secrets {
     /// # Errors
     /// [`Error::TooManyReferences`] and those of every call.
     pub async fn check(&self, caller: &Caller, request: CheckReferences) -> Result<Checked, Error> {
-        let outcome = self.checked(caller, &request).await;
+        let outcome = self.in_time(caller, self.checked(caller, &request)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let event = self.event(caller, &request.workspace, Action::Check, reason);
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
     }
 
     async fn checked(&self, caller: &Caller, request: &CheckReferences) -> Result<Checked, Error> {
@@ -171,6 +172,8 @@ impl Secrets {
         if !grants.resolve() && !grants.manage_user() {
             return Err(Error::NotGranted);
         }
+        let _place = self.document(caller, workspace)?;
+        let _turn = self.turn(caller, workspace, Weight::DOCUMENT).await?;
         let named = credentials.iter().filter_map(|credential| credential.secret.as_ref());
         let names = distinct(template.as_ref(), named)?;
         let now = self.clock.now();

@@ -82,7 +82,7 @@ impl Secrets {
         if new.validate_only {
             return Ok(Changed::Preview(metadata));
         }
-        let (key, key_unchanged) = self.sealing_key(new.workspace, active).await?;
+        let (key, key_unchanged) = self.sealing_key_in_time(caller, new.workspace, active).await?;
         let payload = Payload { version: 1, expire_time, value: new.value };
         let value = self.sealed(new.workspace, &key, &metadata, &payload)?;
         let batch = Batch {
@@ -100,7 +100,7 @@ impl Secrets {
             ),
             ..Batch::default()
         };
-        self.commit(new.workspace, batch).await?;
+        self.commit_in_time(caller, new.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }

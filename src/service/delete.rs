@@ -124,7 +124,7 @@ impl Change for DeleteSecret {
             request: remember(self.request_id(), self.parts(caller).fingerprint(None), None),
             ..Batch::default()
         };
-        match secrets.commit(&self.workspace, batch).await {
+        match secrets.commit_in_time(caller, &self.workspace, batch).await {
             // What is due need not wait for a sweep to make room.
             Err(Error::QuotaExceeded { .. }) if secrets.purge_due(&self.workspace).await? => {
                 Err(Error::ConcurrentUpdate)

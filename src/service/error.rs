@@ -49,6 +49,15 @@ pub enum Cause {
     Malformed,
     /// The version asked for is not kept.
     VersionMissing(u64),
+    /// The store has an older version than the caller has seen.
+    Stale {
+        /// The one it has.
+        version: u64,
+        /// The least that the caller takes.
+        least: u64,
+    },
+    /// The name is another secret's than the caller has seen.
+    Replaced,
 }
 
 /// Why a call was refused or failed. Holds no value, key or ciphertext.
@@ -75,7 +84,7 @@ pub enum Error {
     /// The values to look for have more bytes than one call may look for.
     #[error("too much to match")]
     TooMuchToMatch,
-    /// The workspace was asked too often whether text holds its values.
+    /// The caller or the workspace has had its calls of this time.
     #[error("rate limited")]
     RateLimited {
         /// Then it may be asked again.
@@ -90,13 +99,15 @@ pub enum Error {
     /// The bytes are no message of this call.
     #[error("malformed message")]
     MalformedMessage,
-    /// More calls at once than this replica takes.
+    /// More calls at once than this replica takes, in all, of the caller or of
+    /// the workspace.
     #[error("overloaded")]
     Overloaded,
     /// The replica is about to end.
     #[error("shutting down")]
     ShuttingDown,
-    /// The call, or the reading of its answer, took longer than any may.
+    /// The call, or the reading of its answer, took longer than any may, or than
+    /// the caller waits.
     #[error("timeout")]
     Timeout,
     /// The caller has no identity; the text says what is wrong.
@@ -271,6 +282,11 @@ impl Error {
         }
     }
 
+    /// Whether a call was refused for nothing but the load.
+    pub(super) fn is_of_load(&self) -> bool {
+        matches!(self, Self::Overloaded | Self::RateLimited { .. })
+    }
+
     /// How long to wait before the same call may succeed, where waiting helps.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -282,7 +298,10 @@ impl Error {
             // The store reconnects within 1 s.
             Error::StoreUnavailable(_) | Error::AuditUnavailable => Some(Duration::from_secs(1)),
             Error::LeaseHeld { left, .. } => Some(*left),
-            Error::ConcurrentUpdate | Error::Overloaded => Some(Duration::from_millis(50)),
+            Error::ConcurrentUpdate => Some(Duration::from_millis(50)),
+            // Soon enough for who was refused by chance, and no flood of
+            // repetitions.
+            Error::Overloaded => Some(Duration::from_millis(500)),
             _ => None,
         }
     }

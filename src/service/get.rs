@@ -1,6 +1,6 @@
 //! GetSecret.
 
-use super::{Caller, Error, Grants, SecretView, Secrets, Stored, audit::Action};
+use super::{Caller, Error, Grants, SecretView, Secrets, Stored, admission::Weight, audit::Action};
 use crate::{
     domain::{ManagedBy, SecretMetadata, SecretName, WorkspaceId},
     store::Key,
@@ -30,7 +30,7 @@ impl Secrets {
     /// # Errors
     /// [`Error::NotFound`], also for a secret the caller may not see.
     pub async fn get(&self, caller: &Caller, request: GetSecret) -> Result<SecretView, Error> {
-        let outcome = self.find(caller, &request).await;
+        let outcome = self.in_time(caller, self.find(caller, &request)).await;
         let (reason, version) = match &outcome {
             Ok(view) => ("ok", Some(view.metadata.version)),
             Err(error) => (error.reason(), None),
@@ -40,7 +40,7 @@ impl Secrets {
             version,
             ..self.event(caller, &request.workspace, Action::Get, reason)
         };
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
     }
 
     async fn find(&self, caller: &Caller, request: &GetSecret) -> Result<SecretView, Error> {
@@ -49,6 +49,7 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
+        let _turn = self.turn(caller, workspace, Weight::LIGHT).await?;
         let [record, usage] = self.read(workspace, [Key::metadata(name), Key::usage(name)]).await?;
         match Stored::decode(name, record)? {
             Some(stored) if may_see(&grants, &stored.metadata) => {

@@ -134,7 +134,7 @@ impl Secrets {
 mod tests {
     use super::*;
     use crate::{
-        domain::{CallerId, FencingToken, SecretName},
+        domain::{CallerId, Deadline, FencingToken, SecretName},
         service::{Expiry, ExpiryChange, UpdateSecret},
     };
 
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn fields_that_came_later_leave_no_trace_where_they_are_absent() {
         let id = CallerId::parse("spiffe://test/platform").unwrap();
-        let caller = Caller { id, actor: None, trace_id: None };
+        let caller = Caller { id, actor: None, trace_id: None, deadline: Deadline::NONE };
         let print = |change: &UpdateSecret| change.parts(&caller).fingerprint(None);
         let first = Parts::of("UpdateSecret", &caller, &WorkspaceId::parse("ws").unwrap())
             .text("KEY")

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::{
     Caller, Error, Grants, SecretView, Secrets, Stored,
+    admission::{Turn, Weight},
     audit::{Action, AuditEvent},
     change::{ATTEMPTS, may_change},
 };
@@ -151,7 +152,7 @@ impl Secrets {
         request: AcquireRefreshLease,
     ) -> Result<Lease, Error> {
         let (secrets, caller) = (Arc::clone(self), caller.clone());
-        self.in_task(async move {
+        self.in_task(caller.deadline, async move {
             let outcome = secrets.acquire(&caller, &request).await;
             let event = AuditEvent {
                 version: outcome.as_ref().ok().map(|lease| lease.secret.metadata.version),
@@ -176,7 +177,7 @@ impl Secrets {
         request: ReleaseRefreshLease,
     ) -> Result<(), Error> {
         let (secrets, caller) = (Arc::clone(self), caller.clone());
-        self.in_task(async move {
+        self.in_task(caller.deadline, async move {
             let outcome = secrets.release(&caller, &request).await;
             let event = AuditEvent {
                 secret: Some(request.name),
@@ -193,8 +194,10 @@ impl Secrets {
         request: &AcquireRefreshLease,
     ) -> Result<Lease, Error> {
         let AcquireRefreshLease { workspace, name, holder, ttl, etag } = request;
+        let _turn = self.lease_turn(caller, workspace).await?;
         for _ in 0..ATTEMPTS {
-            let (stored, newest) = self.leasable(caller, workspace, name).await?;
+            let leasable = self.leasable(caller, workspace, name);
+            let (stored, newest) = self.in_time(caller, leasable).await?;
             stored.check_etag(etag.as_ref())?;
             let holding = Holding { caller: caller.id.clone(), holder: holder.clone() };
             let before = newest.as_ref().map(|newest| newest.revision);
@@ -202,7 +205,7 @@ impl Secrets {
             let now = self.clock.now();
             let lease = granted(newest.as_ref(), &stored.metadata, holding, now, *ttl)?;
             let unchanged = unchanged(Key::metadata(name), stored.revision);
-            match self.commit_lease(workspace, vec![put(&lease, before), unchanged]).await {
+            match self.commit_lease(caller, workspace, vec![put(&lease, before), unchanged]).await {
                 Err(Error::ConcurrentUpdate) => {}
                 outcome => {
                     return outcome.map(|()| Lease {
@@ -218,17 +221,27 @@ impl Secrets {
 
     async fn release(&self, caller: &Caller, request: &ReleaseRefreshLease) -> Result<(), Error> {
         let ReleaseRefreshLease { workspace, name, fencing_token } = request;
+        let _turn = self.lease_turn(caller, workspace).await?;
         for _ in 0..ATTEMPTS {
-            let (stored, newest) = self.leasable(caller, workspace, name).await?;
+            let leasable = self.leasable(caller, workspace, name);
+            let (stored, newest) = self.in_time(caller, leasable).await?;
             let newest = newest.filter(|newest| newest.of(*fencing_token, &stored.metadata));
             let Some(StoredLease { lease, revision }) = newest else { return Ok(()) };
             let free = RefreshLease { held_by: None, ..lease };
-            match self.commit_lease(workspace, vec![put(&free, Some(revision))]).await {
+            match self.commit_lease(caller, workspace, vec![put(&free, Some(revision))]).await {
                 Err(Error::ConcurrentUpdate) => {}
                 outcome => return outcome,
             }
         }
         Err(Error::ConcurrentUpdate)
+    }
+
+    /// A turn for callers who refresh secrets at all.
+    async fn lease_turn(&self, caller: &Caller, workspace: &WorkspaceId) -> Result<Turn, Error> {
+        if !self.grants(caller, workspace).any_integration() {
+            return Err(Error::NotGranted);
+        }
+        self.turn(caller, workspace, Weight::LIGHT).await
     }
 
     /// The secret and its newest lease, if the caller may refresh it.
@@ -253,10 +266,12 @@ impl Secrets {
 
     async fn commit_lease(
         &self,
+        caller: &Caller,
         workspace: &WorkspaceId,
         operations: Vec<Operation>,
     ) -> Result<(), Error> {
-        self.commit(workspace, Batch { operations, bookkeeping: true, ..Batch::default() }).await
+        let batch = Batch { operations, bookkeeping: true, ..Batch::default() };
+        self.commit_in_time(caller, workspace, batch).await
     }
 
     fn lease_event<T>(

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Caller, Deleted, Error, Grants, SecretView, Secrets, Stored, audit::Action, get::may_see,
+    Caller, Deleted, Error, Grants, SecretView, Secrets, Stored, admission::Weight, audit::Action,
+    get::may_see,
 };
 use crate::{
     domain::{ManagedBy, Refusal, SecretMetadata, SecretName, SecretUid, Timestamp, WorkspaceId},
@@ -79,10 +80,10 @@ impl Secrets {
     /// # Errors
     /// A token that belongs to another listing is an invalid field.
     pub async fn list(&self, caller: &Caller, request: ListSecrets) -> Result<Page, Error> {
-        let outcome = self.page(caller, &request).await;
+        let outcome = self.in_time(caller, self.page(caller, &request)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let event = self.event(caller, &request.workspace, Action::List, reason);
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
     }
 
     async fn page(&self, caller: &Caller, request: &ListSecrets) -> Result<Page, Error> {
@@ -91,6 +92,7 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
+        let _turn = self.turn(caller, workspace, Weight::of(*size)).await?;
         let now = self.clock.now();
         let arguments = request.arguments(caller);
         let mut after = page_start(&arguments, &request.page_token, Place::parse)?;
@@ -188,7 +190,7 @@ impl Secrets {
 /// Where a secret stands in a listing: its name; behind it, if it is deleted,
 /// its uid after a slash. In byte order, as the keys of both kinds are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(String);
+pub(super) struct Place(pub(super) String);
 
 impl Place {
     fn of(view: &SecretView) -> Self {
@@ -199,7 +201,7 @@ impl Place {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (name, uid) =
             text.split_once('/').map_or((text, None), |(name, uid)| (name, Some(uid)));
         SecretName::parse(name).ok()?;

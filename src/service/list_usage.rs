@@ -2,6 +2,7 @@
 
 use super::{
     Caller, Error, Secrets,
+    admission::Weight,
     audit::{Action, AuditEvent},
     list::{PAGE_BYTES, PageSize, page_start, page_token},
     usage::stored_usage,
@@ -60,13 +61,13 @@ impl Secrets {
         caller: &Caller,
         request: ListSecretUsage,
     ) -> Result<UsagePage, Error> {
-        let outcome = self.usage_page(caller, &request).await;
+        let outcome = self.in_time(caller, self.usage_page(caller, &request)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let event = AuditEvent {
             secret: request.name,
             ..self.event(caller, &request.workspace, Action::ListUsage, reason)
         };
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
     }
 
     async fn usage_page(
@@ -78,6 +79,7 @@ impl Secrets {
         if !self.grants(caller, workspace).list() {
             return Err(Error::NotGranted);
         }
+        let _turn = self.turn(caller, workspace, Weight::of(page_size.get())).await?;
         let about = name.as_ref().map_or("", SecretName::as_str);
         let parts = ["ListSecretUsage", caller.id.as_str(), workspace.as_str(), about];
         let start = page_start(&parts, token, |name| SecretName::parse(name).ok())?;

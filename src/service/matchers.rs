@@ -4,13 +4,18 @@ use std::{
     collections::BTreeSet,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
     time::Duration,
 };
 
 use lru::LruCache;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
 
-use super::{Cause, Error, Secrets, Unresolved, open::Opened};
+use super::{
+    Cause, Error, Secrets, Unresolved,
+    open::Opened,
+    turns::{Lane, LaneTurn},
+};
 use crate::{
     domain::{Revision, SecretName, WorkspaceId},
     envelope::Payload,
@@ -31,10 +36,12 @@ const MAX_BYTES_IN_USE: usize = 512 * 1024 * 1024;
 /// One that nobody has asked for in this time goes.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Built at the same time: it takes CPU time and memory.
+/// Built at the same time, each for another workspace: it takes CPU time and
+/// memory.
 const MAX_BUILDING: usize = 2;
 
-/// Templates looked through at the same time: it takes CPU time.
+/// Templates looked through at the same time, each of another workspace: it
+/// takes CPU time.
 const MAX_LOOKING: usize = 2;
 
 /// Bytes of the values of one, before they are written in every encoding.
@@ -60,9 +67,13 @@ pub(super) struct Wanted {
 /// by [`Secrets::tidy`].
 pub(super) struct Matchers {
     kept: Mutex<Kept>,
-    building: Arc<Semaphore>,
-    looking: Arc<Semaphore>,
+    building: Lane<WorkspaceId>,
+    looking: Lane<WorkspaceId>,
+    redacting: Lane<WorkspaceId>,
 }
+
+/// A turn at work that takes CPU time.
+pub(super) type CpuTurn = LaneTurn<WorkspaceId>;
 
 struct Kept {
     entries: LruCache<Wanted, Entry>,
@@ -81,10 +92,15 @@ struct Entry {
 impl Default for Matchers {
     fn default() -> Self {
         let kept = Kept { entries: LruCache::new(MAX_KEPT), bytes: 0, built: Vec::new() };
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // One of each workspace. Who may wait is bounded elsewhere.
+        let lane = |at_once| Lane::new(1, at_once, usize::MAX);
         Self {
             kept: Mutex::new(kept),
-            building: Arc::new(Semaphore::new(MAX_BUILDING)),
-            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
+            building: lane(MAX_BUILDING),
+            looking: lane(MAX_LOOKING),
+            // One core is left for the calls of runs.
+            redacting: lane(cores.saturating_sub(1).max(1)),
         }
     }
 }
@@ -129,9 +145,15 @@ impl Matchers {
 
     /// A turn to look through a template. It belongs to the work, not to the
     /// call, which may be given up.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let turn = Arc::clone(&self.looking).acquire_owned().await;
-        turn.map_err(|_| Error::Internal("templates are not looked through any more"))
+    pub(super) async fn looking(&self, workspace: &WorkspaceId) -> Result<CpuTurn, Error> {
+        let turn = self.looking.wait(workspace).await;
+        turn.ok_or(Error::Internal("templates are not looked through any more"))
+    }
+
+    /// A turn to look through a part of a stream.
+    pub(super) async fn redacting(&self, workspace: &WorkspaceId) -> Result<CpuTurn, Error> {
+        let turn = self.redacting.wait(workspace).await;
+        turn.ok_or(Error::Internal("streams are not looked through any more"))
     }
 
     /// Drops what was made of a workspace.
@@ -174,15 +196,24 @@ impl Secrets {
     /// [`Error::Unresolved`] for names that are missing,
     /// [`Error::TooMuchToMatch`]. A value that cannot be opened fails it: to go
     /// on without it would let it pass.
-    pub(super) async fn matcher(&self, wanted: Wanted) -> Result<Arc<Matcher>, Error> {
-        let workspace = &wanted.workspace;
-        let revision = self.store.revision(workspace).await?;
-        let find = |revision| self.matchers.find(&wanted, revision, self.clock.monotonic());
-        if let Some(matcher) = find(revision) {
+    pub(super) async fn matcher(self: &Arc<Self>, wanted: Wanted) -> Result<Arc<Matcher>, Error> {
+        let revision = self.store.revision(&wanted.workspace).await?;
+        if let Some(matcher) = self.matchers.find(&wanted, revision, self.clock.monotonic()) {
             return Ok(matcher);
         }
-        let building = Arc::clone(&self.matchers.building).acquire_owned().await;
-        let building = building.map_err(|_| Error::Internal("matchers are not built any more"))?;
+        let building = self.matchers.building.wait(&wanted.workspace).await;
+        let building = building.ok_or(Error::Internal("matchers are not built any more"))?;
+        // Once begun, it is built to the end and kept, also if the call is given
+        // up: the next one finds it.
+        let secrets = Arc::clone(self);
+        let build = async move { secrets.build(wanted, building).await };
+        let built = tokio::spawn(build.in_current_span()).await;
+        built.unwrap_or(Err(Error::Internal("building a matcher failed")))
+    }
+
+    async fn build(&self, wanted: Wanted, building: CpuTurn) -> Result<Arc<Matcher>, Error> {
+        let workspace = &wanted.workspace;
+        let find = |revision| self.matchers.find(&wanted, revision, self.clock.monotonic());
         // Another call may have built it meanwhile. The revision comes before
         // the secrets: whatever changes after it makes the matcher outdated.
         let revision = self.store.revision(workspace).await?;
@@ -199,8 +230,6 @@ impl Secrets {
         let values = self.values(workspace, &names, wanted.names.is_some()).await?;
         let options = MatcherOptions { mask_short: wanted.mask_short };
         let matcher = tokio::task::spawn_blocking(move || {
-            // Held to the end of the work, also if the call is given up.
-            let _building = building;
             let all = values.iter().map(|(name, payload)| Named { name, value: &payload.value });
             Matcher::new(all, options)
         });
@@ -211,6 +240,8 @@ impl Secrets {
         let matcher = Arc::new(matcher);
         let used = self.clock.monotonic();
         self.matchers.keep(wanted, Entry { matcher: Arc::clone(&matcher), revision, used });
+        // The next in line finds it.
+        drop(building);
         Ok(matcher)
     }
 
@@ -258,7 +289,9 @@ impl Secrets {
     /// Drops what was derived from values and is not wanted or not true any
     /// more. To be called every few seconds.
     pub async fn tidy(&self) {
+        self.tell_regressions().await;
         self.keyring.drop_idle();
+        self.admission.tidy();
         self.redactions.tidy();
         self.preparations.tidy();
         let mut reachable = true;

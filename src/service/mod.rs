@@ -5,16 +5,23 @@
 
 pub mod access;
 pub mod audit;
+pub mod seldom;
+pub mod shares;
+pub mod turns;
 
+mod admission;
 mod change;
 mod check;
 mod create;
 mod delete;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod get;
 mod idempotency;
 mod keys;
 mod lease;
+mod limits;
 mod list;
 mod list_usage;
 mod matchers;
@@ -24,6 +31,7 @@ mod purge;
 mod rates;
 mod redact;
 mod references;
+mod regressions;
 mod render;
 mod resolve;
 mod rollback;
@@ -33,9 +41,10 @@ mod update;
 mod usage;
 mod versions;
 
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use check::{
@@ -51,13 +60,14 @@ pub use keys::{
     ShreddedWorkspace, Steps, WorkspaceKeys,
 };
 pub use lease::{AcquireRefreshLease, Lease, ReleaseRefreshLease};
+pub use limits::Limits;
 pub use list::{ListSecrets, Page, PageSize};
 pub use list_usage::{ListSecretUsage, SecretUsage, UsagePage};
 pub use prepare::{Pasted, PrepareTemplate, Prepared, Required, Written};
 pub use redact::{OpenRedaction, Redaction, Tally};
 pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
-pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved};
+pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved, Seen};
 pub use rollback::RollbackSecret;
 pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
@@ -66,6 +76,7 @@ pub use versions::{ListSecretVersions, VersionView};
 
 use self::{
     access::{Caller, Grants, Policy},
+    admission::Admission,
     audit::{Action, AuditEvent, AuditLog},
     matchers::Matchers,
     rates::Rates,
@@ -73,47 +84,16 @@ use self::{
 };
 use crate::{
     domain::{
-        Clock, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName, Timestamp,
-        WorkspaceId, WrappedDataKey,
+        Clock, Deadline, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName,
+        Timestamp, WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
     metrics::Metrics,
-    store::{Key, Record, Store, StoreError, codec},
+    store::{
+        Key, Record, Store, StoreError, codec,
+        witness::{ShreddedList, Witness},
+    },
 };
-
-/// Limits that an operator may set.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Secrets per workspace, user- and system-managed together.
-    pub max_secrets_per_workspace: u64,
-    /// Earlier values kept of each user-managed secret.
-    pub max_versions: usize,
-    /// How long a deleted user-managed secret may come back.
-    pub deleted_retention: Duration,
-    /// When data keys are rotated by themselves.
-    pub rotation: Rotation,
-    /// Entries kept in the trail of each workspace.
-    pub max_audit_events: u64,
-    /// Streams of Redact opened per workspace and minute.
-    pub redactions_per_minute: NonZeroU32,
-    /// Calls of PrepareTemplate per workspace and minute.
-    pub preparations_per_minute: NonZeroU32,
-}
-
-impl Default for Limits {
-    /// The defaults of the flags, and no rotation.
-    fn default() -> Self {
-        Self {
-            max_secrets_per_workspace: 10_000,
-            max_versions: 10,
-            deleted_retention: Duration::from_secs(7 * 24 * 60 * 60),
-            rotation: Rotation::default(),
-            max_audit_events: 10_000,
-            redactions_per_minute: const { NonZeroU32::new(600).unwrap() },
-            preparations_per_minute: const { NonZeroU32::new(30).unwrap() },
-        }
-    }
-}
 
 /// What the operations are made of.
 pub struct Parts {
@@ -136,6 +116,8 @@ pub struct Parts {
 /// All that the operations need, wired once.
 pub struct Secrets {
     store: Arc<dyn Store>,
+    /// The same.
+    witness: Arc<Witness>,
     keyring: Keyring,
     clock: Arc<dyn Clock>,
     /// Audit stream.
@@ -143,8 +125,9 @@ pub struct Secrets {
     policy: Arc<ArcSwap<Policy>>,
     environment: Environment,
     limits: Limits,
-    redactions: Rates,
-    preparations: Rates,
+    admission: Admission,
+    redactions: Rates<WorkspaceId>,
+    preparations: Rates<WorkspaceId>,
     matchers: Matchers,
     usage: UsageLog,
     /// Counts and times what is done.
@@ -257,15 +240,18 @@ impl Secrets {
     /// Wires the operations.
     pub fn new(parts: Parts) -> Self {
         let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
+        let witness = Arc::new(Witness::new(store, Arc::default()));
         Self {
-            redactions: Rates::new(limits.redactions_per_minute, Arc::clone(&clock)),
-            preparations: Rates::new(limits.preparations_per_minute, Arc::clone(&clock)),
+            admission: Admission::new(&limits, &clock),
+            redactions: Rates::per_minute(limits.redactions_per_minute, Arc::clone(&clock)),
+            preparations: Rates::per_minute(limits.preparations_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
             usage: UsageLog::default(),
             metrics: Metrics::none(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
-            store,
+            store: Arc::clone(&witness) as Arc<dyn Store>,
+            witness,
             keyring,
             clock,
             audit,
@@ -291,6 +277,13 @@ impl Secrets {
             metrics,
             ..self
         }
+    }
+
+    /// The same, with workspaces that are destroyed whatever the store says.
+    #[must_use]
+    pub fn with_shredded(self, listed: Arc<ArcSwap<ShreddedList>>) -> Self {
+        let witness = Arc::new(self.witness.with_list(listed));
+        Self { store: Arc::clone(&witness) as Arc<dyn Store>, witness, ..self }
     }
 
     /// Whether the store can be used now.
@@ -331,15 +324,23 @@ impl Secrets {
     }
 
     /// Writes the audit lines of a call and passes its outcome on. Success
-    /// that cannot be audited is withheld; a failure keeps its own reason.
+    /// that cannot be audited is withheld; a failure keeps its own reason. They
+    /// are handed in even after the deadline, but then not waited for.
+    ///
+    /// A call refused for the load has none: else a flood would fill the
+    /// stream.
     async fn audited<T>(
         &self,
+        deadline: Deadline,
         events: Vec<AuditEvent>,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
-        let written = self.audit.write(events).await;
+        if outcome.as_ref().is_err_and(Error::is_of_load) {
+            return outcome;
+        }
+        let written = timeout(self.left(deadline), self.audit.write(events)).await;
         let outcome = outcome?;
-        written.map_err(|_| Error::AuditUnavailable)?;
+        written.map_err(|_| Error::Timeout)?.map_err(|_| Error::AuditUnavailable)?;
         Ok(outcome)
     }
 
@@ -347,7 +348,7 @@ impl Secrets {
     pub async fn audit_refusal(&self, caller: &Caller, action: Action, error: &Error) {
         let event = AuditEvent::new(self.clock.now(), caller, action, error.reason());
         // The call fails with its own reason, whether or not the line lands.
-        let _ = self.audit.write(vec![event]).await;
+        let _ = self.audited(caller.deadline, vec![event], Ok(())).await;
     }
 
     fn event(

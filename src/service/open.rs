@@ -5,15 +5,22 @@ use std::{
     sync::Arc,
 };
 
-use super::{ActiveKey, Cause, Error, Grants, Secrets, Stored, Unresolved};
+use tokio::task::yield_now;
+
+use super::{ActiveKey, Cause, Error, Grants, Secrets, Seen, Stored, Unresolved};
 use crate::{
-    domain::{DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, WorkspaceId},
+    domain::{
+        DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, SecretUid, WorkspaceId,
+    },
     envelope::{self, Binding, DataKey, Payload, SealedRecord},
     store::{Key, Record},
 };
 
 /// Missing names of one call for which another spelling is looked up.
 const SUGGESTIONS: usize = 10;
+
+/// Values opened at a stretch: then other calls have their turn.
+const STRETCH: usize = 16;
 
 /// What there is of a secret now.
 pub(super) enum Opened {
@@ -34,6 +41,24 @@ impl Opened {
             }
             Self::Missing | Self::Expired(_) => false,
         }
+    }
+
+    /// The secret's identity, if its value is for use.
+    pub(super) fn uid(&self) -> Option<SecretUid> {
+        match self {
+            Self::Current(_, stored) => Some(stored.metadata.uid),
+            Self::Missing | Self::Expired(_) => None,
+        }
+    }
+
+    /// Whether it is less than a caller has seen of it.
+    pub(super) fn falls_short(&self, seen: &Seen) -> Option<Cause> {
+        let Self::Current(payload, stored) = self else { return None };
+        if seen.uid.is_some_and(|uid| uid != stored.metadata.uid) {
+            return Some(Cause::Replaced);
+        }
+        let stale = seen.min_version.filter(|least| payload.version < *least);
+        stale.map(|least| Cause::Stale { version: payload.version, least })
     }
 
     /// The value, if it is for use.
@@ -66,7 +91,10 @@ impl Secrets {
         let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
         let now = self.clock.now();
         let mut all = BTreeMap::new();
-        for name in names {
+        for (count, name) in names.iter().enumerate() {
+            if count > 0 && count % STRETCH == 0 {
+                yield_now().await;
+            }
             let (metadata, value) = (records.next().flatten(), records.next().flatten());
             let opened = match Stored::decode(name, metadata)? {
                 None => Opened::Missing,

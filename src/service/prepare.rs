@@ -124,12 +124,12 @@ impl Secrets {
     /// [`Error::TooMuchToMatch`], [`Error::TooManyReferences`],
     /// [`Error::RenderedTooLarge`].
     pub async fn prepare(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         request: PrepareTemplate,
     ) -> Result<Prepared, Error> {
         let (workspace, mut found) = (request.workspace.clone(), Found::new());
-        let outcome = self.prepared(caller, request, &mut found).await;
+        let outcome = self.in_time(caller, self.prepared(caller, request, &mut found)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let line: AuditEvent = self.event(caller, &workspace, Action::Prepare, reason);
         let tells = !found.is_empty();
@@ -137,13 +137,13 @@ impl Secrets {
         events.insert(0, line);
         match tells {
             // Of values, even if it is an error.
-            true => self.audited(events, Ok(outcome)).await?,
-            false => self.audited(events, outcome).await,
+            true => self.audited(caller.deadline, events, Ok(outcome)).await?,
+            false => self.audited(caller.deadline, events, outcome).await,
         }
     }
 
     async fn prepared(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         request: PrepareTemplate,
         found: &mut Found,
@@ -152,10 +152,13 @@ impl Secrets {
         if !self.grants(caller, &workspace).manage_user() {
             return Err(Error::NotGranted);
         }
+        // No turn: it would be held for as long as a matcher takes.
+        self.counted(caller, &workspace)?;
+        let _place = self.document(caller, &workspace)?;
         self.preparations.count(&workspace)?;
         let wanted = Wanted { workspace: workspace.clone(), names: None, mask_short: false };
         let matcher = self.matcher(wanted).await?;
-        let turn = self.matchers.turn().await?;
+        let turn = self.matchers.looking(&workspace).await?;
         let sanitize = {
             let matcher = Arc::clone(&matcher);
             move || {

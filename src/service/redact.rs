@@ -7,11 +7,12 @@ use std::{
 
 use super::{
     Caller, Error, Secrets,
+    admission::Place,
     audit::{Action, AuditEvent},
     matchers::Wanted,
 };
 use crate::{
-    domain::{RunId, SecretName, WorkflowId, WorkspaceId},
+    domain::{Deadline, RunId, SecretName, WorkflowId, WorkspaceId},
     matcher::{Encoding, Matcher, Redactor, Skipped},
 };
 
@@ -43,6 +44,8 @@ pub struct Redaction {
     secrets: Arc<Secrets>,
     matcher: Arc<Matcher>,
     redactor: Redactor,
+    workspace: WorkspaceId,
+    _place: Place,
     /// What all its audit lines have in common.
     line: AuditEvent,
 }
@@ -54,14 +57,15 @@ impl Secrets {
     /// The values looked for stay those of this moment.
     ///
     /// # Errors
-    /// [`Error::RateLimited`], [`Error::TooMuchToMatch`], and
+    /// [`Error::RateLimited`], [`Error::Overloaded`],
+    /// [`Error::TooMuchToMatch`], and
     /// [`Error::Unresolved`] for names that do not exist.
     pub async fn redact(
         self: &Arc<Self>,
         caller: &Caller,
         request: OpenRedaction,
     ) -> Result<Redaction, Error> {
-        let outcome = self.redaction_matcher(caller, &request).await;
+        let outcome = self.in_time(caller, self.redaction_matcher(caller, &request)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let line = AuditEvent {
             workflow_id: request.workflow_id,
@@ -69,27 +73,33 @@ impl Secrets {
             ..self.event(caller, &request.workspace, Action::Redact, reason)
         };
         let named = match (&outcome, request.names) {
-            (Err(Error::NotGranted | Error::RateLimited { .. }), _) | (_, None) => vec![None],
+            (Err(Error::NotGranted), _) | (_, None) => vec![None],
             (_, Some(names)) => names.into_iter().map(Some).collect(),
         };
         let lines = named.into_iter().map(|secret| AuditEvent { secret, ..line.clone() });
-        let matcher = self.audited(lines.collect(), outcome).await?;
+        let opened = self.audited(caller.deadline, lines.collect(), outcome).await?;
+        let (matcher, place) = opened;
         let redactor = Redactor::new(Arc::clone(&matcher));
-        Ok(Redaction { secrets: Arc::clone(self), matcher, redactor, line })
+        let (secrets, workspace) = (Arc::clone(self), request.workspace);
+        Ok(Redaction { secrets, matcher, redactor, workspace, _place: place, line })
     }
 
     async fn redaction_matcher(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         request: &OpenRedaction,
-    ) -> Result<Arc<Matcher>, Error> {
+    ) -> Result<(Arc<Matcher>, Place), Error> {
         let OpenRedaction { workspace, names, mask_short, .. } = request;
         if !self.grants(caller, workspace).resolve() {
             return Err(Error::NotGranted);
         }
+        // No turn: it would be held for as long as a matcher takes.
+        self.counted(caller, workspace)?;
+        let place = self.redaction(caller, workspace)?;
         self.redactions.count(workspace)?;
         let (workspace, names) = (workspace.clone(), names.clone());
-        self.matcher(Wanted { workspace, names, mask_short: *mask_short }).await
+        let matcher = self.matcher(Wanted { workspace, names, mask_short: *mask_short }).await?;
+        Ok((matcher, place))
     }
 
     /// One line per secret found, with how often.
@@ -115,14 +125,25 @@ impl Secrets {
 }
 
 impl Redaction {
-    /// Takes more of the stream; appends to `out` what is decided.
-    pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+    /// Takes more of the stream; appends to `out` what is decided. Waits for
+    /// its turn: streams have all cores but one, and workspaces take turns.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if there are no turns.
+    pub async fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let _turn = self.secrets.matchers.redacting(&self.workspace).await?;
         self.redactor.push(chunk, out);
+        Ok(())
     }
 
     /// Appends the rest: the stream has come to its end.
-    pub fn finish(&mut self, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub async fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        let _turn = self.secrets.matchers.redacting(&self.workspace).await?;
         self.redactor.finish(out);
+        Ok(())
     }
 
     /// How many bytes of the stream the output so far stands for.
@@ -144,7 +165,7 @@ impl Redaction {
         let found = masked.iter().map(|(name, _, count)| (name.clone(), *count));
         let events = self.secrets.found_events(&self.line, found);
         if !events.is_empty() {
-            self.secrets.audited(events, Ok(())).await?;
+            self.secrets.audited(Deadline::NONE, events, Ok(())).await?;
         }
         Ok(Tally { masked, unmasked: self.matcher.skipped().to_vec() })
     }

@@ -71,13 +71,14 @@ pub(super) fn unresolved(
             note(name, cause, &|| location.place().to_string());
         }
     }
-    for (index, Credential { secret, version, .. }) in credentials.iter().enumerate() {
+    for (index, Credential { secret, version, seen, .. }) in credentials.iter().enumerate() {
         let not_kept = || {
             let version = (*version)?;
             let opened = opened.get(secret)?;
             (!opened.has(version)).then_some(Cause::VersionMissing(version))
         };
-        if let Some(cause) = cause(Some(secret)).or_else(not_kept) {
+        let short = || opened.get(secret)?.falls_short(seen);
+        if let Some(cause) = cause(Some(secret)).or_else(not_kept).or_else(short) {
             note(Some(secret), cause, &|| credential_place(index));
         }
     }

@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Caller, Credential, Credentials, Error, Resolved, Secrets,
+    admission::Weight,
     audit::{Action, AuditEvent},
     open::Versions,
     references,
@@ -56,9 +57,9 @@ impl Secrets {
         caller: &Caller,
         request: RenderTemplate,
     ) -> Result<Rendered, Error> {
-        let outcome = self.rendered(caller, &request).await;
+        let outcome = self.in_time(caller, self.rendered(caller, &request)).await;
         let events = self.render_events(caller, &request, &outcome);
-        self.audited(events, outcome).await
+        self.audited(caller.deadline, events, outcome).await
     }
 
     async fn rendered(&self, caller: &Caller, request: &RenderTemplate) -> Result<Rendered, Error> {
@@ -67,6 +68,8 @@ impl Secrets {
         if !grants.resolve() {
             return Err(Error::NotGranted);
         }
+        let _place = self.document(caller, workspace)?;
+        let _turn = self.turn(caller, workspace, Weight::DOCUMENT).await?;
         let credentials = credentials.all();
         let names = references::distinct(Some(template), secrets(credentials))?;
         let (opened, versions) = match names.is_empty() {

@@ -7,11 +7,12 @@ use std::{
 
 use super::{
     Caller, Error, FieldViolation, Secrets, Unresolved,
+    admission::Weight,
     audit::{Action, AuditEvent},
     open::{Opened, Versions},
 };
 use crate::{
-    domain::{Alias, RunId, SecretName, WorkflowId, WorkspaceId},
+    domain::{Alias, RunId, SecretName, SecretUid, WorkflowId, WorkspaceId},
     envelope::Payload,
 };
 
@@ -30,6 +31,17 @@ pub struct Credential {
     pub alias: Alias,
     /// That version of it; `None`: the current one.
     pub version: Option<u64>,
+    /// What the caller has seen of it.
+    pub seen: Seen,
+}
+
+/// What a caller has seen of a secret, and the store must not know less than.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// It was at this version.
+    pub min_version: Option<u64>,
+    /// It had this identity.
+    pub uid: Option<SecretUid>,
 }
 
 /// At most [`MAX_CREDENTIALS`] credentials with distinct aliases.
@@ -102,6 +114,8 @@ pub struct Resolved {
     pub alias: Alias,
     /// The secret.
     pub name: SecretName,
+    /// Its identity.
+    pub uid: SecretUid,
     /// Value, version and expiry, as sealed together; shared with the other
     /// aliases of the secret.
     pub payload: Arc<Payload>,
@@ -121,9 +135,9 @@ impl Secrets {
         caller: &Caller,
         request: ResolveSecrets,
     ) -> Result<Vec<Resolved>, Error> {
-        let outcome = self.open_all(caller, &request).await;
+        let outcome = self.in_time(caller, self.open_all(caller, &request)).await;
         let events = self.resolve_events(caller, &request, &outcome);
-        self.audited(events, outcome).await
+        self.audited(caller.deadline, events, outcome).await
     }
 
     async fn open_all(
@@ -136,8 +150,9 @@ impl Secrets {
         if !grants.resolve() {
             return Err(Error::NotGranted);
         }
-        // A secret may be wanted under several aliases: it is opened once.
         let credentials = &request.credentials.0;
+        let _turn = self.turn(caller, workspace, Weight::of(credentials.len())).await?;
+        // A secret may be wanted under several aliases: it is opened once.
         let names = credentials.iter().map(|credential| &credential.secret).collect();
         let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
         let (names, workflow) = (opened.keys().copied(), request.workflow_id.as_ref());
@@ -154,6 +169,11 @@ impl Secrets {
         for ((name, _), version) in &versions {
             if let Err(cause) = version {
                 refuse(name, cause.clone());
+            }
+        }
+        for Credential { secret, seen, .. } in credentials {
+            if let Some(cause) = opened.get(secret).and_then(|opened| opened.falls_short(seen)) {
+                refuse(secret, cause);
             }
         }
         self.all_resolved(&grants, workspace, unresolved).await?;
@@ -225,11 +245,13 @@ pub(super) fn resolved(
     opened: &BTreeMap<&SecretName, Opened>,
     versions: &Versions<'_>,
 ) -> Option<Resolved> {
-    let Credential { secret, alias, version } = credential;
+    let Credential { secret, alias, version, .. } = credential;
+    let uid = opened.get(secret)?.uid()?;
     let earlier = version.and_then(|version| versions.get(&(secret, version)));
     let payload = match earlier {
         Some(earlier) => earlier.as_ref().ok()?,
         None => opened.get(secret)?.current().ok()?,
     };
-    Some(Resolved { alias: alias.clone(), name: secret.clone(), payload: Arc::clone(payload) })
+    let (alias, name) = (alias.clone(), secret.clone());
+    Some(Resolved { alias, name, uid, payload: Arc::clone(payload) })
 }

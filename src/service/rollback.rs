@@ -107,7 +107,8 @@ impl Change for RollbackSecret {
             return Err(Error::ConcurrentUpdate);
         }
 
-        let (key, key_unchanged) = secrets.sealing_key(&self.workspace, active.clone()).await?;
+        let (key, key_unchanged) =
+            secrets.sealing_key_in_time(caller, &self.workspace, active.clone()).await?;
         let current =
             secrets.reopen(&self.workspace, &stored, value.clone(), active.clone()).await?;
         let earlier = secrets.reopen_earlier(&self.workspace, old, wanted, earlier, active).await?;
@@ -143,7 +144,7 @@ impl Change for RollbackSecret {
             ..secrets.entry(caller, Self::ACTION, &metadata, self.request_id())
         });
         let batch = Batch { operations, trail, request, ..Batch::default() };
-        secrets.commit(&self.workspace, batch).await?;
+        secrets.commit_in_time(caller, &self.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{
     Caller, Error, Secrets,
+    admission::Weight,
     audit::Action,
     list::{PAGE_BYTES, PageSize, STEP, page_start, page_token},
 };
@@ -48,13 +49,13 @@ impl Secrets {
         caller: &Caller,
         request: ListAuditEvents,
     ) -> Result<AuditPage, Error> {
-        let outcome = self.audit_page(caller, &request).await;
+        let outcome = self.in_time(caller, self.audit_page(caller, &request)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let event = super::AuditEvent {
             secret: request.name.clone(),
             ..self.event(caller, &request.workspace, Action::ListAuditEvents, reason)
         };
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
     }
 
     async fn audit_page(
@@ -66,6 +67,7 @@ impl Secrets {
         if !self.grants(caller, workspace).list() {
             return Err(Error::NotGranted);
         }
+        let _turn = self.turn(caller, workspace, Weight::of(page_size.get())).await?;
         let arguments = request.arguments(caller);
         let mut after = page_start(&arguments, &request.page_token, entry_at)?;
         let (mut entries, mut bytes) = (Vec::new(), 0);
@@ -177,11 +179,11 @@ impl ListAuditEvents {
 }
 
 /// The place of an entry, as a page token tells it.
-fn place(key: &Key) -> Option<&str> {
+pub(super) fn place(key: &Key) -> Option<&str> {
     key.as_str().strip_prefix(Key::TRAIL)
 }
 
-fn entry_at(place: &str) -> Option<Key> {
+pub(super) fn entry_at(place: &str) -> Option<Key> {
     let known = place.len() == 16 && place.bytes().all(|byte| byte.is_ascii_digit());
     known.then(|| Key::from_stored(format!("{}{place}", Key::TRAIL)))
 }

@@ -165,7 +165,7 @@ impl Change for UndeleteSecret {
             ),
             ..Batch::default()
         };
-        secrets.commit(workspace, batch).await?;
+        secrets.commit_in_time(caller, workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }

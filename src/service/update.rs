@@ -170,7 +170,8 @@ impl Change for UpdateSecret {
         let mut fingerprint_key = None;
         if self.seals() {
             metadata.value_revision = revision;
-            let (key, key_unchanged) = secrets.sealing_key(&self.workspace, active.clone()).await?;
+            let (key, key_unchanged) =
+                secrets.sealing_key_in_time(caller, &self.workspace, active.clone()).await?;
             let unmoved = keys::unmoved(value.as_ref());
             let old = match self.reopens() {
                 true => {
@@ -200,7 +201,7 @@ impl Change for UpdateSecret {
         let request = remember(self.request_id(), fingerprint, outcome);
         let trail = secrets.trail(caller, Self::ACTION, &metadata, self.request_id());
         let batch = Batch { operations, trail, request, ..Batch::default() };
-        secrets.commit(&self.workspace, batch).await?;
+        secrets.commit_in_time(caller, &self.workspace, batch).await?;
         Ok(Changed::Stored(metadata, revision))
     }
 }

@@ -1,6 +1,6 @@
 //! Earlier values of a secret: how they are kept, and ListSecretVersions.
 
-use super::{Caller, Error, Secrets, Stored, audit::Action, get::may_see};
+use super::{Caller, Error, Secrets, Stored, admission::Weight, audit::Action, get::may_see};
 use crate::{
     domain::{EarlierVersion, ManagedBy, SecretMetadata, SecretName, Timestamp, WorkspaceId},
     store::{Key, Operation, Record, Write},
@@ -38,13 +38,13 @@ impl Secrets {
         caller: &Caller,
         request: ListSecretVersions,
     ) -> Result<Vec<VersionView>, Error> {
-        let outcome = self.versions(caller, &request).await;
+        let outcome = self.in_time(caller, self.versions(caller, &request)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let event = super::AuditEvent {
             secret: Some(request.name),
             ..self.event(caller, &request.workspace, Action::ListVersions, reason)
         };
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
     }
 
     async fn versions(
@@ -57,6 +57,7 @@ impl Secrets {
         if !grants.list() && !grants.any_integration() {
             return Err(Error::NotGranted);
         }
+        let _turn = self.turn(caller, workspace, Weight::LIGHT).await?;
         let [record] = self.read(workspace, [Key::metadata(name)]).await?;
         match Stored::decode(name, record)? {
             Some(stored) if may_see(&grants, &stored.metadata) => Ok(views(stored.metadata)),

@@ -189,19 +189,31 @@ impl Store for EmbeddedStore {
         workspace: &WorkspaceId,
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError> {
+        Ok(self.read_at(workspace, keys).await?.1)
+    }
+
+    async fn read_at(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
         let (workspace, keys) = (workspace.clone(), keys.to_vec());
-        let stored = self
+        let (revision, stored) = self
             .run(move |database| {
-                let records = database.begin_read()?.open_table(RECORDS)?;
+                let transaction = database.begin_read()?;
+                let revisions = transaction.open_table(REVISIONS)?;
+                let revision = revisions.get(workspace.as_str())?.map(|number| number.value());
+                let records = transaction.open_table(RECORDS)?;
                 let mut found = Vec::with_capacity(keys.len());
                 for key in &keys {
                     let value = records.get((workspace.as_str(), key.as_str()))?;
                     found.push(value.map(|value| value.value().to_vec()));
                 }
-                Ok(found)
+                Ok((revision, found))
             })
             .await?;
-        stored.into_iter().map(|s| s.map(|s| Record::from_stored(&s)).transpose()).collect()
+        let records = stored.into_iter().map(|s| s.map(|s| Record::from_stored(&s)).transpose());
+        Ok((revision.map(Revision::from_u64), records.collect::<Result<_, _>>()?))
     }
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {

@@ -2,7 +2,10 @@
 
 pub mod codec;
 pub mod embedded;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod redis;
+pub mod witness;
 
 mod measured;
 
@@ -329,10 +332,31 @@ pub trait Store: Send + Sync + 'static {
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError>;
 
+    /// The same, and the workspace's revision at that moment or just before. No
+    /// further round trip, where the engine can.
+    async fn read_at(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
+        let revision = self.revision(workspace).await?;
+        Ok((revision, self.read(workspace, keys).await?))
+    }
+
     /// Carries a batch out, whole or not at all, durably as the engine is set
     /// up. Not cancelled halfway by dropping the future, but the outcome is
     /// then unknown.
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
+
+    /// The same, and the revision that the workspace got by it, where the engine
+    /// can tell that at no cost.
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
+        Ok((self.commit(workspace, batch).await?, None))
+    }
 
     /// Tells states of a workspace apart: greater after each batch that puts or
     /// deletes, bookkeeping apart, whoever commits it. `None` before the first.

@@ -137,13 +137,32 @@ impl RedisStore {
         Ok((reply, enough))
     }
 
+    fn revision_command(&self, workspace: &WorkspaceId) -> Cmd {
+        let mut command = redis::cmd("GET");
+        command.arg(self.key(workspace, "revision"));
+        command
+    }
+
     /// Sends a command that may be carried out twice.
     async fn ask(&self, slot: u16, lane: Lane, command: Cmd) -> Result<Value, StoreError> {
-        let commands = |commands: &mut Pipeline| {
-            commands.add_command(command.clone());
+        let mut replies = self.ask_all(slot, lane, &[command]).await?.into_iter();
+        replies.next().ok_or(NOT_UNDERSTOOD)
+    }
+
+    /// The same for several, in one round trip and in this order. Where the first is
+    /// answered, others may be refused: while a slot moves, each key does by itself.
+    async fn ask_all(
+        &self,
+        slot: u16,
+        lane: Lane,
+        commands: &[Cmd],
+    ) -> Result<Vec<Value>, StoreError> {
+        let add = |pipeline: &mut Pipeline| {
+            for command in commands {
+                pipeline.add_command(command.clone());
+            }
         };
-        let replies = self.masters.send(slot, (lane, true), self.deadline(), commands).await?;
-        replies.into_iter().next().ok_or(NOT_UNDERSTOOD)
+        Ok(self.masters.send(slot, (lane, true), self.deadline(), add).await?)
     }
 
     /// Whether a master can be reached and written to.
@@ -175,23 +194,50 @@ impl Store for RedisStore {
         workspace: &WorkspaceId,
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError> {
+        Ok(self.read_at(workspace, keys).await?.1)
+    }
+
+    async fn read_at(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
         if keys.is_empty() {
-            return Ok(Vec::new());
+            return Ok((self.revision(workspace).await?, Vec::new()));
         }
         let mut command = redis::cmd("HMGET");
         command.arg(self.key(workspace, "records"));
         for key in keys {
             command.arg(key.as_str());
         }
-        match self.ask(slot(workspace.as_str()), Lane::Calls, command).await? {
+        let (slot, lane) = (slot(workspace.as_str()), Lane::Calls);
+        let commands = [command, self.revision_command(workspace)];
+        let replies = self.ask_all(slot, lane, &commands).await?;
+        let Ok([values, number]) = <[Value; 2]>::try_from(replies) else {
+            return Err(NOT_UNDERSTOOD);
+        };
+        let number = match number {
+            Value::ServerError(_) => self.ask(slot, lane, self.revision_command(workspace)).await?,
+            number => number,
+        };
+        match values {
             Value::Array(values) if values.len() == keys.len() => {
-                values.into_iter().map(record).collect()
+                let records = values.into_iter().map(record).collect::<Result<_, _>>()?;
+                Ok((revision(number)?, records))
             }
             _ => Err(NOT_UNDERSTOOD),
         }
     }
 
     async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        Ok(self.commit_at(workspace, batch).await?.0)
+    }
+
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         batch.check()?;
         let mut keys =
             ["records", "index", "revision"].map(|key| self.key(workspace, key)).to_vec();
@@ -202,7 +248,7 @@ impl Store for RedisStore {
         let call = Call { lua: &self.commit, slot, keys, arguments, replicas };
         let (reply, acknowledged) = self.write(call).await?;
         let result = committed(reply, &batch.operations)?;
-        if matches!(result, Commit::Done | Commit::Replayed(_)) {
+        if matches!(result.0, Commit::Done | Commit::Replayed(_)) {
             acknowledged?;
         }
         Ok(result)
@@ -217,15 +263,8 @@ impl Store for RedisStore {
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.key(workspace, "revision"));
-        match self.ask(slot(workspace.as_str()), Lane::Calls, command).await? {
-            Value::Nil => Ok(None),
-            number => match text(number)?.parse() {
-                Ok(number) => Ok(Some(Revision::from_u64(number))),
-                Err(_) => Err(StoreError::Malformed("revision of a workspace")),
-            },
-        }
+        let command = self.revision_command(workspace);
+        revision(self.ask(slot(workspace.as_str()), Lane::Calls, command).await?)
     }
 
     async fn request(
@@ -347,6 +386,16 @@ fn bounds(prefix: &str, after: Option<&Key>) -> [Vec<u8>; 2] {
         _ => to = b"+".to_vec(),
     }
     [from.into_bytes(), to]
+}
+
+fn revision(number: Value) -> Result<Option<Revision>, StoreError> {
+    match number {
+        Value::Nil => Ok(None),
+        number => match text(number)?.parse() {
+            Ok(number) => Ok(Some(Revision::from_u64(number))),
+            Err(_) => Err(StoreError::Malformed("revision of a workspace")),
+        },
+    }
 }
 
 fn record(value: Value) -> Result<Option<Record>, StoreError> {

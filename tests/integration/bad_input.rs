@@ -376,5 +376,10 @@ async fn fields_of_list_and_resolve() {
 }
 
 fn credential(secret: &str, alias: &str) -> Credential {
-    Credential { secret: secret.to_owned(), alias: alias.to_owned(), version: 0 }
+    Credential {
+        secret: secret.to_owned(),
+        alias: alias.to_owned(),
+        version: 0,
+        ..Default::default()
+    }
 }

@@ -28,7 +28,7 @@ const OTHER: &str = "spiffe://test/other";
 const STREAMS: usize = 64;
 
 fn overloaded() -> (Code, String) {
-    (Code::Unavailable, "OVERLOADED".to_owned())
+    (Code::ResourceExhausted, "OVERLOADED".to_owned())
 }
 
 async fn listed(client: &mut Client) -> Result<(), (Code, String)> {

@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Floor of each module under `src/`.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("admin", 5),
     ("domain", 0),
     ("kms", 1),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("cli", 5),
     ("config", 5),
     ("main", 5),
+    ("process", 5),
     ("telemetry", 5),
     ("template", 1),
     ("watch", 5),

@@ -16,7 +16,7 @@ use workflow_secrets::{
     },
     service::{
         AcquireRefreshLease, Credential, Credentials, DeleteSecret, Error, ExpiryChange, Lease,
-        ReleaseRefreshLease, ResolveSecrets, SecretView, Secrets, UpdateSecret,
+        ReleaseRefreshLease, ResolveSecrets, SecretView, Secrets, Seen, UpdateSecret,
     },
     store::{Key, Record, Store},
 };
@@ -89,8 +89,12 @@ async fn write(
 }
 
 async fn value(secrets: &Arc<Secrets>) -> (String, u64) {
-    let credential =
-        Credential { secret: name("OAUTH"), alias: (&name("OAUTH")).into(), version: None };
+    let credential = Credential {
+        secret: name("OAUTH"),
+        alias: (&name("OAUTH")).into(),
+        version: None,
+        seen: Seen::default(),
+    };
     let request = ResolveSecrets {
         workspace: workspace(),
         credentials: Credentials::new(vec![credential]).unwrap(),

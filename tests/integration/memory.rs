@@ -4,11 +4,16 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     os::unix::fs::FileExt as _,
+    time::{Duration, Instant},
 };
+
+use aws_lc_rs::hkdf;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::support::{
     documents::{open, prepare, redact, render_text},
     platform::{Platform, Replica, create, resolve, update, with},
+    raw_redis::RawRedis,
     redis_server::{Options, until},
 };
 
@@ -41,9 +46,36 @@ fn memory(replica: &Replica) -> Option<Vec<Vec<u8>>> {
     Some(all)
 }
 
-fn holds(memory: &[Vec<u8>], text: &str) -> bool {
-    let find = |bytes: &Vec<u8>| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+fn holds(memory: &[Vec<u8>], what: impl AsRef<[u8]>) -> bool {
+    let what = what.as_ref();
+    let find = |bytes: &Vec<u8>| bytes.windows(what.len()).any(|part| part == what);
     memory.iter().any(find)
+}
+
+/// Waits for something to become true, long enough for a busy machine.
+async fn within_a_minute(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "did not come about");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The key that seals one record, derived as the format says.
+fn record_key(data_key: &[u8; 32], record: &[u8]) -> [u8; 32] {
+    struct Length;
+    impl hkdf::KeyType for Length {
+        fn len(&self) -> usize {
+            32
+        }
+    }
+    // After the store's revision: magic, suite, data-key id, revision.
+    let salt = &record[8 + 4 + 2 + 16 + 8..][..32];
+    let label = b"workflow-secrets/v1/hkdf-sha512-aes-256-gcm/record-key";
+    let mut key = [0; 32];
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA512, salt).extract(data_key);
+    prk.expand(&[label], Length).unwrap().fill(&mut key).unwrap();
+    key
 }
 
 /// Values pass through buffers of HTTP/2, TLS and protobuf libraries, which do
@@ -84,5 +116,54 @@ async fn nothing_is_left_of_a_value_once_its_connections_have_ended() {
     until(|| gone(&value) && gone(&other)).await;
     if let Some(memory) = memory(&replica) {
         assert!(holds(&memory, "spiffe://test/executor"), "the policy is still there");
+    }
+}
+
+/// A data key goes through JSON, base64, HTTP and HKDF. Once it is too old, no
+/// copy of it is left, nor a key that was derived from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_of_a_data_key_that_nobody_asks_for() {
+    let mut platform = Platform::start_with(Options::default()).await;
+    let replica = platform.replica_with(&["--forget-data-keys-after", "20s"]).await;
+    let mut people = platform.client(&replica, "platform").await;
+    let mut reader = platform.client(&replica, "executor").await;
+    for name in ["ONE", "TWO"] {
+        people.create_secret(create(WS, name, "value")).await.unwrap();
+    }
+    for _ in 0..20 {
+        reader.resolve_secrets(resolve(WS, &["ONE", "TWO"])).await.unwrap();
+        reader.render_template(render_text(WS, "{{secrets.ONE}}")).await.unwrap();
+    }
+    let [data_key] = platform.kms.data_keys()[..] else { panic!("one data key") };
+    let mut redis = RawRedis::connect(&platform.redis);
+    let derived = ["ONE", "TWO"].map(|name| {
+        let record = redis.record(WS, &format!("v/{name}"));
+        assert_eq!(record[8..12], *b"WFS1");
+        record_key(&data_key, &record)
+    });
+    // The search can find what is there: the key is cached.
+    if let Some(memory) = memory(&replica) {
+        assert!(holds(&memory, data_key));
+        // While it is, no key derived from it is: each lasts as long as its use.
+        assert!(!derived.iter().any(|key| holds(&memory, key)));
+    }
+    // The connection to the KMS holds what came last until it is used again or
+    // ends, after a minute and a half without use.
+    platform.kms.stop().await;
+    let left = || {
+        let copies = [data_key.to_vec(), STANDARD.encode(data_key).into_bytes()];
+        let all = copies.into_iter().chain([hex::encode(data_key).into_bytes()]);
+        let all: Vec<_> = all.chain(derived.map(Vec::from)).collect();
+        memory(&replica).is_some_and(|memory| all.iter().any(|key| holds(&memory, key)))
+    };
+    within_a_minute(|| !left()).await;
+    if let Some(memory) = memory(&replica) {
+        assert!(holds(&memory, "spiffe://test/executor"), "the policy is still there");
+    }
+    // It is not that the process could not read it again.
+    platform.kms.restart().await;
+    reader.resolve_secrets(resolve(WS, &["ONE"])).await.unwrap();
+    if let Some(memory) = memory(&replica) {
+        assert!(holds(&memory, data_key));
     }
 }

@@ -5,8 +5,8 @@ use std::{any::Any, sync::Arc};
 use arc_swap::ArcSwap;
 use workflow_secrets::{
     domain::{
-        CallerId, Clock, ConnectionId, Description, Environment, Integration, Owner, Plaintext,
-        SecretName, WorkspaceId,
+        CallerId, Clock, ConnectionId, Deadline, Description, Environment, Integration, Owner,
+        Plaintext, SecretName, WorkspaceId,
     },
     envelope::{Keyring, KeyringConfig},
     service::{
@@ -122,7 +122,7 @@ pub(crate) fn secrets(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Secre
 /// One of the policy's callers.
 pub(crate) fn caller(name: &str) -> Caller {
     let id = CallerId::parse(&format!("spiffe://test/{name}")).unwrap();
-    Caller { id, actor: None, trace_id: None }
+    Caller { id, actor: None, trace_id: None, deadline: Deadline::NONE }
 }
 
 pub(crate) fn workspace() -> WorkspaceId {

@@ -194,7 +194,7 @@ async fn silent_streams_end_and_so_many_are_open() {
         streams.push(Open::start(&mut client, open(WS, &[])).await);
     }
     let refused = redact(&mut client, open(WS, &[]), &[]).await.err().unwrap();
-    assert_eq!(reason(&refused), (Code::Unavailable, "OVERLOADED".to_owned()));
+    assert_eq!(reason(&refused), (Code::ResourceExhausted, "OVERLOADED".to_owned()));
     for mut stream in streams {
         let status = stream.next().await.err().unwrap();
         assert_eq!(reason(&status), (Code::DeadlineExceeded, "TIMEOUT".to_owned()));

@@ -51,6 +51,9 @@ async fn all_faults_are_named_at_once() {
             ["--max-versions", "-"],
             ["--max-redactions-per-minute", "0"],
             ["--max-preparations-per-minute", "0"],
+            ["--max-caller-calls-per-second", "-1"],
+            ["--max-workspace-calls-per-second", "many"],
+            ["--max-workspace-calls-at-once", "0"],
             ["--rotate-data-keys-after", "yearly"],
             ["--rotate-data-keys-after-changes", "many"],
             ["--max-audit-events", "many"],
@@ -87,6 +90,9 @@ async fn all_faults_are_named_at_once() {
             "--max-versions: must",
             "--max-redactions-per-minute: must",
             "--max-preparations-per-minute: must",
+            "--max-caller-calls-per-second: must",
+            "--max-workspace-calls-per-second: must",
+            "--max-workspace-calls-at-once: must",
             "--rotate-data-keys-after: must",
             "--rotate-data-keys-after-changes: must",
             "--max-audit-events: must",
@@ -215,6 +221,8 @@ async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
         (["--max-secrets-per-workspace", "4294967296"], "--max-secrets-per-workspace: must"),
         (["--max-versions", "101"], "--max-versions: must"),
         (["--max-versions", "-1"], "--max-versions: must"),
+        (["--forget-data-keys-after", "3s"], "--forget-data-keys-after: must be at least 4s"),
+        (["--forget-data-keys-after", "61m"], "--forget-data-keys-after: must be at least 4s"),
     ] {
         let outcome = start("", &setting, &[]).await;
         let needs_tls = (setting[0] == "--redis-ca").then_some("--redis-ca: needs a rediss://");

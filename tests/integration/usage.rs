@@ -7,7 +7,7 @@ use workflow_secrets::{
     domain::{Clock as _, Revision, SecretName, Timestamp, WorkflowId, WorkspaceId},
     service::{
         Credential, Credentials, DeleteSecret, Error, GetSecret, ListSecretUsage, ListSecrets,
-        PageSize, ResolveSecrets, SecretUsage, Secrets, UsagePage,
+        PageSize, ResolveSecrets, SecretUsage, Secrets, Seen, UsagePage,
     },
     store::{Key, Record, Store, StoreError},
 };
@@ -38,7 +38,7 @@ async fn resolve_in(
 ) -> Result<(), Error> {
     let credential = |name: &&str| {
         let secret = self::name(name);
-        Credential { alias: (&secret).into(), secret, version: None }
+        Credential { alias: (&secret).into(), secret, version: None, seen: Seen::default() }
     };
     let request = ResolveSecrets {
         workspace: WorkspaceId::parse(workspace).unwrap(),

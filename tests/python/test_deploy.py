@@ -1,6 +1,7 @@
 """What deploy/ holds is well formed, and as locked down as it says."""
 
 import re
+import shutil
 import unittest
 
 import kubernetes_validate
@@ -10,6 +11,7 @@ from project import DEPLOY, ROOT, run
 
 KUBERNETES = DEPLOY / "kubernetes"
 COMPOSE = DEPLOY / "compose.yaml"
+UNIT = DEPLOY / "systemd/workflow-secrets.service"
 # The oldest release that is meant to work, and a current one.
 KUBERNETES_VERSIONS = ("1.30", "1.37")
 
@@ -86,7 +88,9 @@ class Compose(unittest.TestCase):
             self.assertIn("no-new-privileges:true", service["security_opt"], name)
             for port in service.get("ports", []):
                 self.assertTrue(port.startswith("127.0.0.1:"), name)
-        self.assertEqual(self.compose["services"]["workflow-secrets"]["user"], "65532:65532")
+        service = self.compose["services"]["workflow-secrets"]
+        self.assertEqual(service["user"], "65532:65532")
+        self.assertEqual(service["ulimits"], {"core": 0, "memlock": -1})
 
 
 class Kubernetes(unittest.TestCase):
@@ -117,6 +121,16 @@ class Kubernetes(unittest.TestCase):
                 "capabilities": {"drop": ["ALL"]},
             },
         )
+
+    def test_the_pod_gets_no_swap(self):
+        """A container that requests all the memory it may use has none (LimitedSwap)."""
+        pod = resources()["Deployment"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        memory = container["resources"]
+        self.assertEqual(memory["requests"]["memory"], memory["limits"]["memory"])
+        # Nothing is written to a disk of the node: Secrets lie in memory.
+        for volume in pod["volumes"]:
+            self.assertTrue({"secret", "configMap"} & set(volume), volume)
 
     def test_the_pod_has_time_to_finish(self):
         pod = resources()["Deployment"]["spec"]["template"]["spec"]
@@ -172,6 +186,74 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(commands["readinessProbe"][-2:], service)
         for probe in ("startupProbe", "livenessProbe"):
             self.assertEqual(commands[probe], commands["readinessProbe"][:-2])
+
+
+class Systemd(unittest.TestCase):
+    def setUp(self):
+        self.settings = {}
+        for line in UNIT.read_text().splitlines():
+            if "=" in line and not line.startswith("#"):
+                name, _, value = line.partition("=")
+                self.settings.setdefault(name, []).append(value)
+
+    def assert_set(self, **expected):
+        for name, value in expected.items():
+            self.assertEqual(self.settings.get(name), [value], name)
+
+    def test_memory_stays_in_memory(self):
+        self.assert_set(LimitCORE="0", LimitMEMLOCK="infinity", MemorySwapMax="0", UMask="0077")
+        self.assertIn("WORKFLOW_SECRETS_REQUIRE_LOCKED_MEMORY=true", self.settings["Environment"])
+        # Or mlockall fails.
+        allowed, forbidden = self.settings["SystemCallFilter"]
+        self.assertEqual(allowed, "@system-service")
+        self.assertNotIn("@memlock", forbidden)
+
+    def test_it_is_locked_down(self):
+        self.assert_set(
+            User="workflow-secrets",
+            CapabilityBoundingSet="",
+            AmbientCapabilities="",
+            ProtectSystem="strict",
+            ProtectProc="invisible",
+            ProcSubset="pid",
+            DevicePolicy="closed",
+            KeyringMode="private",
+            SystemCallArchitectures="native",
+        )
+        for name in (
+            "LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges", "PrivateDevices",
+            "PrivateTmp", "ProtectClock", "ProtectControlGroups", "ProtectHome",
+            "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules",
+            "ProtectKernelTunables", "RemoveIPC", "RestrictNamespaces", "RestrictRealtime",
+            "RestrictSUIDSGID",
+        ):
+            self.assertEqual(self.settings.get(name), ["yes"], name)
+
+    def test_it_has_time_to_finish_and_no_copy_of_what_is_read_again(self):
+        env = dict(
+            line.split("=", 1)
+            for line in UNIT.with_suffix(".env").read_text().splitlines()
+            if line and not line.startswith("#")
+        )
+        (stop,), grace = self.settings["TimeoutStopSec"], env["WORKFLOW_SECRETS_SHUTDOWN_GRACE"]
+        self.assertGreater(int(stop.removesuffix("s")), int(grace.removesuffix("s")))
+        (credential,) = self.settings["LoadCredential"]
+        name, path = credential.split(":")
+        self.assertEqual(path, f"/etc/workflow-secrets/{name}")
+        self.assertIn(
+            f"WORKFLOW_SECRETS_REDIS_PASSWORD_FILE=%d/{name}", self.settings["Environment"]
+        )
+        readme = (DEPLOY / "README.md").read_text()
+        for value in env.values():
+            if value.startswith("/etc/"):
+                self.assertIn(f"`{value.rpartition('/')[2]}`", readme)
+        (logs,) = self.settings["LogsDirectory"]
+        self.assertTrue(env["WORKFLOW_SECRETS_AUDIT"].startswith(f"/var/log/{logs}/"))
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd here")
+    def test_systemd_finds_it_tight(self):
+        done = run("systemd-analyze", "security", "--offline=true", "--threshold=20", UNIT)
+        self.assertEqual(done.returncode, 0, done.stdout)
 
 
 if __name__ == "__main__":

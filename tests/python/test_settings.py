@@ -38,7 +38,7 @@ def variables(text):
     return set(re.findall(r"\bWORKFLOW_SECRETS_[A-Z_]+\b", text))
 
 
-KEYS = ("describe", "rotate", "reencrypt", "rewrap")
+KEYS = ("describe", "rotate", "reencrypt", "rewrap", "shred")
 COMMANDS = ("serve", "dev", "probe", "import", *(f"keys {command}" for command in KEYS))
 
 
@@ -112,7 +112,12 @@ class Settings(unittest.TestCase):
 
     def test_deploy_sets_what_there_is(self):
         there = variables(help_of("serve"))
-        for path in (DEPLOY / "compose.yaml", DEPLOY / "kubernetes/deployment.yaml"):
+        for path in (
+            DEPLOY / "compose.yaml",
+            DEPLOY / "kubernetes/deployment.yaml",
+            DEPLOY / "systemd/workflow-secrets.env",
+            DEPLOY / "systemd/workflow-secrets.service",
+        ):
             used = variables(path.read_text())
             self.assertTrue(used)
             self.assertEqual(used - there, set(), path)

@@ -11,6 +11,8 @@
 
 mod document;
 mod dotenv;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod json;
 mod plan;
 mod store;

@@ -3,7 +3,7 @@
 use super::{MAX_DATA_KEYS, authorize};
 use crate::{
     domain::WorkspaceId,
-    service::{Caller, Error, Secrets, audit::Action},
+    service::{Caller, Error, Secrets, admission::Weight, audit::Action},
     store::{
         Key,
         codec::{self, StoredKey},
@@ -35,13 +35,20 @@ impl Secrets {
         request: DescribeWorkspaceKeys,
     ) -> Result<WorkspaceKeys, Error> {
         let workspace = &request.workspace;
-        let outcome = match authorize(&self.grants(caller, workspace)) {
-            Ok(()) => self.stored_keys(workspace).await,
-            Err(error) => Err(error),
-        };
+        let outcome = self.in_time(caller, self.described(caller, workspace)).await;
         let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
         let event = self.event(caller, workspace, Action::DescribeKeys, reason);
-        self.audited(vec![event], outcome).await
+        self.audited(caller.deadline, vec![event], outcome).await
+    }
+
+    async fn described(
+        &self,
+        caller: &Caller,
+        workspace: &WorkspaceId,
+    ) -> Result<WorkspaceKeys, Error> {
+        authorize(&self.grants(caller, workspace))?;
+        let _turn = self.turn(caller, workspace, Weight::LIGHT).await?;
+        self.stored_keys(workspace).await
     }
 
     pub(super) async fn stored_keys(

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::{
-    domain::WorkspaceId,
+    domain::{Deadline, WorkspaceId},
     service::{Caller, Error, Secrets, audit::Action},
 };
 
@@ -56,7 +56,7 @@ impl Secrets {
             super::AuditEvent { workspace: workspace.clone(), ..event }
         };
         let first = authorized.as_ref().map_or_else(Error::reason, |()| "started");
-        self.audited(vec![event(first)], authorized).await?;
+        self.audited(caller.deadline, vec![event(first)], authorized).await?;
 
         let (reader, steps) = mpsc::channel(UNREAD);
         let progress = Progress { secrets: Arc::clone(self), reader: reader.clone() };
@@ -68,7 +68,7 @@ impl Secrets {
                 let outcome_word = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
                 let event =
                     super::AuditEvent { time: secrets.clock.now(), outcome: outcome_word, ..last };
-                let outcome = secrets.audited(vec![event], outcome).await;
+                let outcome = secrets.audited(Deadline::NONE, vec![event], outcome).await;
                 // The reader may have gone.
                 let _ = reader.send(outcome).await;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{MAX_DATA_KEYS, WorkspaceKeys, authorize};
 use crate::{
     domain::{DataKeyId, WorkspaceId},
-    service::{ActiveKey, Caller, Error, Secrets, audit::Action},
+    service::{ActiveKey, Caller, Error, Secrets, admission::Weight, audit::Action},
     store::Key,
 };
 
@@ -29,11 +29,11 @@ impl Secrets {
         caller: &Caller,
         request: RotateDataKey,
     ) -> Result<WorkspaceKeys, Error> {
-        let (secrets, caller) = (Arc::clone(self), caller.clone());
-        self.apart(async move {
-            let outcome = secrets.replace_data_key(&caller, &request).await;
+        let (secrets, who) = (Arc::clone(self), caller.clone());
+        self.apart(caller.deadline, async move {
+            let outcome = secrets.replace_data_key(&who, &request).await;
             let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
-            (secrets.event(&caller, &request.workspace, Action::RotateDataKey, reason), outcome)
+            (secrets.event(&who, &request.workspace, Action::RotateDataKey, reason), outcome)
         })
         .await
     }
@@ -45,6 +45,7 @@ impl Secrets {
     ) -> Result<WorkspaceKeys, Error> {
         let RotateDataKey { workspace, data_key } = request;
         authorize(&self.grants(caller, workspace))?;
+        let _turn = self.turn(caller, workspace, Weight::LIGHT).await?;
         let [active] = self.read(workspace, [Key::active_data_key()]).await?;
         let Some(active) = ActiveKey::decode(active)? else {
             let left = self.store.keys(workspace, "", 1).await?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::authorize;
 use crate::{
     domain::{Revision, Timestamp, WorkspaceId},
-    service::{Caller, Error, Secrets, audit::Action, principal},
+    service::{Caller, Error, Secrets, admission::Weight, audit::Action, principal},
     store::{
         Key, Record,
         codec::{self, Tombstone},
@@ -43,11 +43,11 @@ impl Secrets {
         caller: &Caller,
         request: ShredWorkspace,
     ) -> Result<ShreddedWorkspace, Error> {
-        let (secrets, caller) = (Arc::clone(self), caller.clone());
-        self.apart(async move {
-            let outcome = secrets.destroy(&caller, &request.workspace).await;
+        let (secrets, who) = (Arc::clone(self), caller.clone());
+        self.apart(caller.deadline, async move {
+            let outcome = secrets.destroy(&who, &request.workspace).await;
             let reason = outcome.as_ref().map_or_else(Error::reason, |_| "ok");
-            (secrets.event(&caller, &request.workspace, Action::Shred, reason), outcome)
+            (secrets.event(&who, &request.workspace, Action::Shred, reason), outcome)
         })
         .await
     }
@@ -58,6 +58,7 @@ impl Secrets {
         workspace: &WorkspaceId,
     ) -> Result<ShreddedWorkspace, Error> {
         authorize(&self.grants(caller, workspace))?;
+        let _turn = self.turn(caller, workspace, Weight::LIGHT).await?;
         self.audit.flush().await.map_err(|_| Error::AuditUnavailable)?;
         let tombstone = Tombstone { time: self.clock.now(), by: principal(caller) };
         let bytes = codec::encode_tombstone(&tombstone);

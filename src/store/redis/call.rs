@@ -6,7 +6,10 @@ use tokio::time::Instant;
 use super::{
     NOT_UNDERSTOOD, REQUEST_TTL, link::Failure, masters::Masters, node::Lane, scripts::Lua,
 };
-use crate::store::{Batch, Commit, Expect, Operation, StoreError, Trail, Write, first_revision};
+use crate::{
+    domain::Revision,
+    store::{Batch, Commit, Expect, Operation, StoreError, Trail, Write, first_revision},
+};
 
 /// A script with its keys, all of one slot, and arguments.
 pub(super) struct Call<'a> {
@@ -82,11 +85,11 @@ pub(super) fn commit_arguments(batch: &Batch, replicated: bool) -> Vec<Vec<u8>> 
     arguments
 }
 
-/// Reads the reply of the commit script.
+/// Reads the reply of the commit script; with the revision that the workspace got.
 pub(super) fn committed(
     reply: Option<Value>,
     operations: &[Operation],
-) -> Result<Commit, StoreError> {
+) -> Result<(Commit, Option<Revision>), StoreError> {
     let Some(Value::Array(reply)) = reply else {
         return Err(NOT_UNDERSTOOD);
     };
@@ -94,8 +97,11 @@ pub(super) fn committed(
     let Some(Value::BulkString(word)) = reply.next() else {
         return Err(NOT_UNDERSTOOD);
     };
-    match (word.as_slice(), reply.next()) {
-        (b"done", None) => Ok(Commit::Done),
+    let commit = match (word.as_slice(), reply.next()) {
+        (b"done", Some(Value::Int(number))) => {
+            let number = u64::try_from(number).map_err(|_| NOT_UNDERSTOOD)?;
+            return Ok((Commit::Done, (number > 0).then(|| Revision::from_u64(number))));
+        }
         (b"replayed", Some(Value::BulkString(outcome))) => Ok(Commit::Replayed(outcome)),
         (b"conflict", Some(Value::Int(index))) => usize::try_from(index)
             .ok()
@@ -108,7 +114,8 @@ pub(super) fn committed(
         (b"malformed", None) => Err(StoreError::Malformed("a record is too short")),
         (b"denied", None) => Err(denied()),
         _ => Err(NOT_UNDERSTOOD),
-    }
+    };
+    Ok((commit?, None))
 }
 
 /// A right is missing; told before anything was written.

@@ -248,7 +248,7 @@ pub(super) fn jitter(pause: Duration) -> Duration {
 
 /// Whether a connection on which this was answered is of no use.
 fn serves_no_more(code: &str) -> bool {
-    matches!(code, "READONLY" | "LOADING" | "MASTERDOWN")
+    matches!(code, "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH")
 }
 
 /// Reads the code of an error reply. The text after it may quote arguments and
@@ -278,7 +278,7 @@ fn classify(error: &ServerError, asked: &Address) -> Failure {
         "NOREPLICAS" => unavailable("Redis has too few replicas to write"),
         "NOPERM" => unavailable("Redis denies access"),
         // A new connection shows the password as it is by then.
-        "NOAUTH" => Failure::Lost("Redis demands a password"),
+        "NOAUTH" => later("Redis demands a password"),
         "BUSY" => unavailable("Redis is busy with a script"),
         _ => unavailable("Redis answers with an error"),
     }

@@ -50,7 +50,7 @@ impl Lua {
 /// - then for each operation: key; expectation (empty, `absent` or 8 bytes);
 ///   `put`, `delete` or `nothing`; revision .. bytes to put
 ///
-/// Replies `{done}`, `{replayed, outcome}`, `{conflict, operation from 0}`,
+/// Replies `{done, revision of the workspace or 0 if it kept its own}`, `{replayed, outcome}`, `{conflict, operation from 0}`,
 /// `{not_empty}`, `{full}`, `{shredded}`, `{malformed}` or `{denied}`.
 pub(super) const COMMIT: &str = r"
 local records, index, revision, request = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -171,7 +171,7 @@ end
 if request then
   redis.call('SET', request, ARGV[3], 'PX', ARGV[4])
 end
-return {'done'}
+return {'done', advances and number or 0}
 ";
 
 /// Lists records in byte order of their keys, index and records at one moment.

@@ -197,7 +197,7 @@ async fn fields(stage: &mut Stage, canary: &str) {
     let credential = |secret: &str, alias: &str| Credential {
         secret: secret.to_owned(),
         alias: alias.to_owned(),
-        version: 0,
+        ..Default::default()
     };
     let wrong = vec![credential(canary, ""), credential("KEY_0", canary)];
     let request = with(calls().render, |r| r.credentials.clone_from(&wrong));

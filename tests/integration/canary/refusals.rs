@@ -120,7 +120,7 @@ async fn fields(stage: &mut Stage, canary: &str) {
     let credential = |secret: &str, alias: &str| Credential {
         secret: secret.to_owned(),
         alias: alias.to_owned(),
-        version: 0,
+        ..Default::default()
     };
     let asks: [&dyn Fn(&mut _); 5] = [
         &|r: &mut ResolveSecretsRequest| canary.clone_into(&mut r.workspace),

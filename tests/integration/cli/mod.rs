@@ -116,7 +116,7 @@ fn told(outcome: &Outcome) -> (Option<i32>, &str) {
 
 /// Asserts the exit code, and that each text stands somewhere in the output.
 #[track_caller]
-fn assert_told(outcome: &Outcome, code: i32, texts: &[&str]) {
+pub(crate) fn assert_told(outcome: &Outcome, code: i32, texts: &[&str]) {
     let all = format!("{}{}", outcome.stdout, outcome.stderr);
     assert_eq!(outcome.code, Some(code), "{all}");
     for text in texts {

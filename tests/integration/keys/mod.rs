@@ -14,7 +14,7 @@ use workflow_secrets::{
     service::{
         CreateSecret, Credential, Credentials, DeleteSecret, Error, ExpiryChange, Limits,
         ReencryptWorkspace, Reencrypted, ResolveSecrets, RewrapDataKeys, Rewrapped, RotateDataKey,
-        Secrets, Steps, UndeleteSecret, UpdateSecret, WorkspaceKeys, audit::AuditSink,
+        Secrets, Seen, Steps, UndeleteSecret, UpdateSecret, WorkspaceKeys, audit::AuditSink,
     },
     store::{Key, Store, codec::StoredKey, embedded::EmbeddedStore},
 };
@@ -164,7 +164,13 @@ async fn read(secrets: &Secrets, from: &str, version: Option<u64>) -> Result<Str
     let alias = Alias::from(&secret);
     let request = ResolveSecrets {
         workspace: ws(),
-        credentials: Credentials::new(vec![Credential { secret, alias, version }]).unwrap(),
+        credentials: Credentials::new(vec![Credential {
+            secret,
+            alias,
+            version,
+            seen: Seen::default(),
+        }])
+        .unwrap(),
         workflow_id: None,
         run_id: None,
     };

@@ -472,7 +472,7 @@ async fn a_rendered_run_may_pin_versions_too() {
         }
         let credentials = |version| {
             let (secret, alias) = ("KEY".to_owned(), "k".to_owned());
-            vec![proto::Credential { secret, alias, version }]
+            vec![proto::Credential { secret, alias, version, ..Default::default() }]
         };
         for (version, found) in
             [(0, Some("value-3")), (3, Some("value-3")), (2, Some("value-2")), (1, None)]

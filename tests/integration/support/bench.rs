@@ -15,8 +15,8 @@ use workflow_secrets::{
     },
     service::{
         CreateSecret, Credential, Credentials, DeleteSecret, Error, Expiry, ExpiryChange,
-        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, UndeleteSecret, UpdateSecret,
-        access::Caller, audit::AuditSink,
+        ListSecrets, PageSize, ResolveSecrets, SecretView, Secrets, Seen, UndeleteSecret,
+        UpdateSecret, access::Caller, audit::AuditSink,
     },
     store::Store,
 };
@@ -123,8 +123,13 @@ impl Bench {
         let alias = Alias::from(&secret);
         let request = ResolveSecrets {
             workspace: workspace(),
-            credentials: Credentials::new(vec![Credential { secret, alias, version: None }])
-                .unwrap(),
+            credentials: Credentials::new(vec![Credential {
+                secret,
+                alias,
+                version: None,
+                seen: Seen::default(),
+            }])
+            .unwrap(),
             workflow_id: None,
             run_id: None,
         };

@@ -411,7 +411,12 @@ pub(crate) fn resolve(workspace: &str, names: &[&str]) -> proto::ResolveSecretsR
         let (secret, alias) = name.split_once('=').unwrap_or((name, ""));
         let (secret, version) = secret.split_once('@').unwrap_or((secret, "0"));
         let version = version.parse().unwrap();
-        proto::Credential { secret: secret.to_owned(), alias: alias.to_owned(), version }
+        proto::Credential {
+            secret: secret.to_owned(),
+            alias: alias.to_owned(),
+            version,
+            ..Default::default()
+        }
     };
     proto::ResolveSecretsRequest {
         workspace: workspace.to_owned(),

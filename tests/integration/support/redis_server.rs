@@ -110,6 +110,19 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
+    /// A snapshot of all that it holds.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        assert_eq!(self.cli(&["SAVE"]), "OK");
+        std::fs::read(self.directory.path().join("dump.rdb")).unwrap()
+    }
+
+    /// Ends it, puts a snapshot in the place of its data, and starts it again.
+    pub(crate) async fn restore(&mut self, snapshot: &[u8]) {
+        self.shutdown_nosave();
+        std::fs::write(self.directory.path().join("dump.rdb"), snapshot).unwrap();
+        self.restart().await;
+    }
+
     /// Starts it again, on the same port and data, after it was ended.
     pub(crate) async fn restart(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "still running");

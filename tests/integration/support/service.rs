@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use workflow_secrets::{
-    domain::{CallerId, Clock, Environment},
+    domain::{CallerId, Clock, Deadline, Environment},
     envelope::{Keyring, KeyringConfig},
     kms::Kms,
     service::{
@@ -18,7 +18,7 @@ use workflow_secrets::{
 /// The one caller, who may do everything.
 pub(crate) fn caller() -> Caller {
     let id = CallerId::parse("spiffe://test/everything").unwrap();
-    Caller { id, actor: None, trace_id: None }
+    Caller { id, actor: None, trace_id: None, deadline: Deadline::NONE }
 }
 
 pub(crate) fn secrets(

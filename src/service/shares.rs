@@ -8,7 +8,7 @@ use std::{
 
 /// A bounded number of places, of which each holder may take a bounded number.
 /// Remembers only holders that have places, so it is as small as they are few.
-pub(super) struct Shares<K> {
+pub struct Shares<K> {
     most: usize,
     most_each: usize,
     taken: Mutex<Taken<K>>,
@@ -20,13 +20,14 @@ struct Taken<K> {
 }
 
 impl<K: Clone + Eq + Hash> Shares<K> {
-    pub(super) fn new(most: usize, most_each: usize) -> Arc<Self> {
+    /// So many in all, and so many for each holder.
+    pub fn new(most: usize, most_each: usize) -> Arc<Self> {
         let taken = Mutex::new(Taken { all: 0, each: HashMap::new() });
         Arc::new(Self { most, most_each, taken })
     }
 
     /// A place for `holder`, unless all, or all of its share, are taken.
-    pub(super) fn take(self: &Arc<Self>, holder: &K) -> Option<Place<K>> {
+    pub fn take(self: &Arc<Self>, holder: &K) -> Option<Place<K>> {
         let mut taken = self.lock();
         let held = taken.each.get(holder).copied().unwrap_or(0);
         if taken.all >= self.most || held >= self.most_each {
@@ -44,7 +45,7 @@ impl<K: Clone + Eq + Hash> Shares<K> {
 }
 
 /// A place, given back when dropped.
-pub(super) struct Place<K: Clone + Eq + Hash> {
+pub struct Place<K: Clone + Eq + Hash> {
     shares: Arc<Shares<K>>,
     holder: K,
 }

@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Lets one event a second through, so that nobody can flood the log.
 #[derive(Default)]
-pub(super) struct Seldom(Mutex<State>);
+pub struct Seldom(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -23,7 +23,7 @@ struct State {
 impl Seldom {
     /// How many events were not logged since the last that was; `None`: this
     /// one is not to be logged either.
-    pub(super) fn now(&self) -> Option<u64> {
+    pub fn now(&self) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.last.is_some_and(|last| last.elapsed() < EVERY) {
             state.unlogged += 1;
