@@ -3,7 +3,7 @@
 
 mod dev;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use tokio::{net::TcpListener, time::Instant};
@@ -133,7 +133,7 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     let policies = Watch::start("policy", vec![config.policy_file], load)
         .map_err(|error| RunError::start("policy", error))?;
     let tls_files = config.tls_files;
-    let paths = [&tls_files.cert, &tls_files.key, &tls_files.client_ca].map(PathBuf::clone);
+    let paths = tls_files.paths();
     let told = metrics.clone();
     let load = move || {
         let loaded = tls::load(&tls_files);
@@ -143,8 +143,8 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
         }
         loaded
     };
-    let certificates = Watch::start("TLS files", paths.to_vec(), load)
-        .map_err(|error| RunError::start("TLS", error))?;
+    let certificates =
+        Watch::start("TLS files", paths, load).map_err(|error| RunError::start("TLS", error))?;
     let (policy, tls) = (policies.current(), certificates.current());
     let stop = CancellationToken::new();
     tokio::spawn(policies.run(LOOK_EVERY, stop.clone()));

@@ -227,7 +227,10 @@ fn tls_files(f: &mut Faults, args: &ServeArgs) -> Option<TlsFiles> {
     let client_ca = f.required("--tls-client-ca", args.tls_client_ca.as_ref());
     let [cert, key, client_ca] =
         [cert, key, client_ca].map(|path| PathBuf::from(path.unwrap_or_default()));
-    let files = TlsFiles { cert, key, client_ca };
+    f.not_empty("--tls-client-crl", args.tls_client_crl.as_ref());
+    let client_crl = args.tls_client_crl.as_ref().filter(|path| !path.is_empty());
+    let client_crl = client_crl.map(PathBuf::from);
+    let files = TlsFiles { cert, key, client_ca, client_crl };
     match tls::load(&files) {
         Ok(_) => Some(files),
         Err(error) => {

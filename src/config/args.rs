@@ -107,6 +107,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<String>,
 
+    /// PEM file: revocation lists of these CAs, one of each (reloaded on
+    /// change); without it, revocation is not looked at
+    #[arg(long, env = "WORKFLOW_SECRETS_TLS_CLIENT_CRL", value_name = "FILE")]
+    pub tls_client_crl: Option<String>,
+
     /// TOML file: who may do what (reloaded on change)
     #[arg(long, env = "WORKFLOW_SECRETS_POLICY", value_name = "FILE")]
     pub policy: Option<String>,

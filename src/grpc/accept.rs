@@ -12,18 +12,19 @@ use futures_util::stream::{self, Stream};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{either::Either, sync::CancellationToken};
 
 pub use super::connection::Connection;
 use super::{
-    connection::Io,
+    connection::{Io, Owner},
     identity::Peer,
     seldom::Seldom,
     server,
-    shares::{Place, Shares},
+    shares::Shares,
+    transients::Transients,
 };
 use crate::domain::CallerId;
 
@@ -32,13 +33,20 @@ use crate::domain::CallerId;
 pub struct AcceptLimits {
     /// A TLS handshake not done by then is cut.
     pub handshake_timeout: Duration,
-    /// Handshakes under way at once; further ones wait, within their time.
+    /// Handshakes under way at once. For one more, the oldest is cut: a flood
+    /// shortens the time of a handshake, but keeps nobody out who is quick.
     pub max_handshakes: usize,
+    /// HTTP/2 must have begun by then, or the connection is cut.
+    pub preface_timeout: Duration,
     /// Connections at once, handshakes included; further ones are closed.
     pub max_connections: usize,
-    /// Of these, from one address.
+    /// Of these, from one address, or from one /64 network of IPv6: whoever has
+    /// one address of it has them all.
     pub max_connections_per_address: usize,
-    /// Connections without an identity at once; half of them from one address.
+    /// Of these, by one caller.
+    pub max_connections_per_caller: usize,
+    /// Connections without an identity at once. For one more, the oldest is
+    /// cut: nobody can keep health checks out.
     pub max_unidentified: usize,
     /// Then a connection without an identity is cut.
     pub unidentified_life: Duration,
@@ -51,14 +59,16 @@ pub struct AcceptLimits {
 }
 
 impl Default for AcceptLimits {
-    /// 5 s; 256; 4,096 and 2,048; 64 for 30 s; as
+    /// 5 s; 1,024; 10 s; 4,096, 2,048 and 3,072; 64 for 30 s; as
     /// [`server::ServerConfig`] has it; 30 s.
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_secs(5),
-            max_handshakes: 256,
+            max_handshakes: 1_024,
+            preface_timeout: Duration::from_secs(10),
             max_connections: 4_096,
             max_connections_per_address: 2_048,
+            max_connections_per_caller: 3_072,
             max_unidentified: 64,
             unidentified_life: Duration::from_secs(30),
             life: server::ServerConfig::default().connection_life(),
@@ -128,9 +138,10 @@ fn accept(
     let acceptor = Acceptor {
         security,
         limits,
-        handshakes: Semaphore::new(limits.max_handshakes),
+        handshakes: Transients::new(limits.max_handshakes),
         slots: Shares::new(limits.max_connections, limits.max_connections_per_address),
-        unidentified: Shares::new(limits.max_unidentified, limits.max_unidentified.div_ceil(2)),
+        callers: Shares::new(limits.max_connections, limits.max_connections_per_caller),
+        unidentified: Transients::new(limits.max_unidentified),
         closed: Seldom::default(),
         refused: Seldom::default(),
         ready,
@@ -143,9 +154,10 @@ fn accept(
 struct Acceptor {
     security: Security,
     limits: AcceptLimits,
-    handshakes: Semaphore,
+    handshakes: Arc<Transients>,
     slots: Arc<Shares<IpAddr>>,
-    unidentified: Arc<Shares<IpAddr>>,
+    callers: Arc<Shares<CallerId>>,
+    unidentified: Arc<Transients>,
     closed: Seldom,
     refused: Seldom,
     ready: mpsc::Sender<Connection>,
@@ -177,20 +189,28 @@ impl Acceptor {
 
     /// Goes on apart from the accept loop: no client holds up another.
     fn admit(self: &Arc<Self>, tcp: TcpStream, address: SocketAddr) {
-        let Some(slot) = self.slots.take(&address.ip()) else {
+        let Some(slot) = self.slots.take(&network(address.ip())) else {
             self.full(address);
             return;
         };
+        let (handshake, crowded) = self.handshakes.enter();
+        if crowded {
+            self.crowded("connection closed: too many are in their handshake");
+        }
         let acceptor = Arc::clone(self);
         tokio::spawn(async move {
+            let over = handshake.over();
             let connect = async {
-                match acceptor.secure(tcp, address).await {
+                let secured = acceptor.secure(tcp, address).await;
+                drop(handshake);
+                match secured {
                     Ok((io, peer, life)) => {
-                        let Some(place) = acceptor.place(&peer) else {
+                        let Some(owner) = acceptor.owner(&peer) else {
                             acceptor.full(address);
                             return;
                         };
-                        let connection = Connection::new(io, peer, life, (slot, place));
+                        let begin = acceptor.limits.preface_timeout;
+                        let connection = Connection::new(io, peer, life, begin, (slot, owner));
                         // The server may have stopped taking connections.
                         let _ = acceptor.ready.send(connection).await;
                     }
@@ -204,16 +224,29 @@ impl Acceptor {
             };
             tokio::select! {
                 () = acceptor.shutdown.cancelled() => {}
+                () = over => {}
                 () = connect => {}
             }
         });
     }
 
-    /// A further place that a connection without an identity needs.
-    fn place(&self, peer: &Peer) -> Option<Option<Place<IpAddr>>> {
+    /// Whose share a connection counts to; `None`: all of it is taken.
+    fn owner(&self, peer: &Peer) -> Option<Owner> {
         match peer {
-            Peer::Verified(_) => Some(None),
-            Peer::Unidentified { address, .. } => self.unidentified.take(&address.ip()).map(Some),
+            Peer::Verified(id) => self.callers.take(id).map(Owner::Caller),
+            Peer::Unidentified { .. } => {
+                let (stay, crowded) = self.unidentified.enter();
+                if crowded {
+                    self.crowded("connection closed: too many are without identity");
+                }
+                Some(Owner::Nobody(stay))
+            }
+        }
+    }
+
+    fn crowded(&self, what: &'static str) {
+        if let Some(unlogged) = self.closed.now() {
+            tracing::warn!(unlogged, "{what}");
         }
     }
 
@@ -237,12 +270,7 @@ impl Acceptor {
             }
             Security::Tls(tls) => tls,
         };
-        let handshake = async {
-            // Whoever says nothing takes none of the handshakes' places.
-            tcp.peek(&mut [0]).await?;
-            let _place = self.handshakes.acquire().await.map_err(io::Error::other)?;
-            TlsAcceptor::from(tls.load_full()).accept(tcp).await
-        };
+        let handshake = TlsAcceptor::from(tls.load_full()).accept(tcp);
         let stream = tokio::time::timeout(self.limits.handshake_timeout, handshake).await??;
         let chain = stream.get_ref().1.peer_certificates();
         let (peer, valid) = Peer::from_certificates(chain, address);
@@ -253,5 +281,27 @@ impl Acceptor {
             Peer::Unidentified { .. } => self.limits.unidentified_life,
         };
         Ok((Either::Left(Box::new(stream)), peer, life))
+    }
+}
+
+/// What one client is counted by.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_client() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

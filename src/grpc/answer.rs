@@ -32,7 +32,15 @@ pub(super) struct Patience {
 ///
 /// A task of its own does this: HTTP/2 does not ask a body for anything, not
 /// even the time, while the peer takes no more.
-pub(super) fn held(body: Body, place: impl Send + 'static, patience: Patience) -> Body {
+///
+/// `count` is told how many bytes of a message wait to be read, and refuses
+/// those that are too many: the answer ends with its error.
+pub(super) fn held(
+    body: Body,
+    place: impl Send + 'static,
+    patience: Patience,
+    count: impl FnMut(usize) -> Result<(), Error> + Send + 'static,
+) -> Body {
     if body.is_end_stream() {
         return body;
     }
@@ -40,7 +48,7 @@ pub(super) fn held(body: Body, place: impl Send + 'static, patience: Patience) -
     tokio::spawn(async move {
         let _place = place;
         tokio::select! {
-            () = hand_over(body, &frames, patience.each) => {}
+            () = hand_over(body, &frames, patience.each, count) => {}
             () = frames.closed() => {}
             () = over(patience.whole) => {}
         }
@@ -57,7 +65,12 @@ async fn over(time: Option<Duration>) {
 
 type Frames = mpsc::Sender<Result<Frame<Bytes>, Status>>;
 
-async fn hand_over(mut body: Body, frames: &Frames, each: Option<Duration>) {
+async fn hand_over(
+    mut body: Body,
+    frames: &Frames,
+    each: Option<Duration>,
+    mut count: impl FnMut(usize) -> Result<(), Error>,
+) {
     // `None`: nobody takes it any more.
     let send = async |frame| {
         tokio::select! {
@@ -69,6 +82,14 @@ async fn hand_over(mut body: Body, frames: &Frames, each: Option<Duration>) {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let sent = match frame.map(Frame::into_data) {
             Ok(Ok(mut data)) => loop {
+                if let Err(error) = count(data.len()) {
+                    drop((data, body));
+                    // Trailers, for a reset would not tell why.
+                    let mut trailers = Status::from(error).into_http::<()>().into_parts().0.headers;
+                    trailers.remove(http::header::CONTENT_TYPE);
+                    let _ = frames.send(Ok(Frame::trailers(trailers))).await;
+                    return;
+                }
                 // A copy: a slice would keep the whole answer in memory.
                 let piece = Bytes::copy_from_slice(&data.split_to(data.len().min(PIECE)));
                 let sent = send(Ok(Frame::data(piece))).await;
@@ -117,7 +138,10 @@ impl http_body::Body for Unread {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Arc};
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex},
+    };
 
     use http::HeaderMap;
 
@@ -166,7 +190,7 @@ mod tests {
         let frames = [message(), message(), Frame::trailers(HeaderMap::new())].into();
         let source = Source { frames, endless: false, _alive: Arc::clone(&alive) };
         let patience = Patience { whole: Some(WITHIN), each: None };
-        (held(Body::new(source), Arc::clone(&alive), patience), alive)
+        (held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(())), alive)
     }
 
     /// A stream on which nothing comes.
@@ -174,7 +198,7 @@ mod tests {
         let alive = Arc::new(());
         let source = Source { frames: VecDeque::new(), endless: true, _alive: Arc::clone(&alive) };
         let patience = Patience { whole: None, each: Some(WITHIN) };
-        (held(Body::new(source), Arc::clone(&alive), patience), alive)
+        (held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(())), alive)
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -229,7 +253,7 @@ mod tests {
         let frames = std::iter::repeat_with(message).take(4).collect();
         let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
         let patience = Patience { whole: None, each: Some(WITHIN) };
-        let mut body = held(Body::new(source), Arc::clone(&alive), patience);
+        let mut body = held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(()));
         for _ in 0..6 {
             settle().await;
             tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
@@ -242,6 +266,34 @@ mod tests {
         assert!(next(&mut body).await.unwrap().unwrap().is_data(), "what was on its way");
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_too_much_ends_with_the_error_and_is_let_go() {
+        let (most, told) = (MESSAGE, Arc::new(Mutex::new(vec![])));
+        for most in [most, most - 1] {
+            let alive = Arc::new(());
+            let message = Message { _alive: Arc::clone(&alive) };
+            let frames = [Frame::data(Bytes::from_owner(message))].into();
+            let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
+            let told = Arc::clone(&told);
+            let patience = Patience { whole: Some(WITHIN), each: None };
+            let mut body = held(Body::new(source), Arc::clone(&alive), patience, move |bytes| {
+                told.lock().unwrap().push(bytes);
+                if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
+            });
+            match next(&mut body).await.unwrap().unwrap().into_trailers() {
+                Ok(trailers) => {
+                    let error = Status::from_header_map(&trailers).unwrap();
+                    assert_eq!((error.code(), most), (tonic::Code::ResourceExhausted, MESSAGE - 1));
+                    settle().await;
+                    assert_eq!(Arc::strong_count(&alive), 1);
+                }
+                Err(frame) => assert!(frame.is_data() && most == MESSAGE),
+            }
+        }
+        // Less and less is unread.
+        assert!(told.lock().unwrap().starts_with(&[MESSAGE, MESSAGE - PIECE]));
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use super::{
     convert, documents,
     identity::{self, IdentityError},
+    intake::Turns,
     proto,
     redact::{self, Answers},
 };
@@ -20,11 +21,12 @@ use crate::service::{Error, Secrets, access::Caller, audit::Action};
 pub(super) struct Handlers {
     secrets: Arc<Secrets>,
     redaction_idle: Duration,
+    turns: Turns,
 }
 
 impl Handlers {
     pub(super) fn new(secrets: Arc<Secrets>, redaction_idle: Duration) -> Self {
-        Self { secrets, redaction_idle }
+        Self { secrets, redaction_idle, turns: Turns::new() }
     }
 
     async fn call<Q, C, T, F>(
@@ -264,15 +266,18 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         &self,
         request: Request<proto::ResolveSecretsRequest>,
     ) -> Result<Response<proto::ResolveSecretsResponse>, Status> {
-        self.call(
+        let turn = self.turns.wait(request.get_ref().credentials.len()).await;
+        let answer = self.call(
             Action::Resolve,
             request,
             convert::resolve,
             |secrets, caller, command| async move {
                 secrets.resolve(&caller, command).await.map(convert::resolved)
             },
-        )
-        .await
+        );
+        let mut answer = answer.await?;
+        answer.extensions_mut().insert(turn);
+        Ok(answer)
     }
 
     async fn acquire_refresh_lease(

@@ -34,8 +34,9 @@ impl Peer {
     ///
     /// The leaf must be a SPIFFE X.509-SVID for authentication (SPIFFE
     /// X509-SVID, sections 2 and 5.2): exactly one URI SAN, which is the SPIFFE
-    /// id, next to SANs of other types; no right to sign certificates. That it
-    /// is no CA was seen in the handshake.
+    /// id, next to SANs of other types; no right to sign certificates; the
+    /// extended key usage clientAuth. That it is no CA was seen in the
+    /// handshake.
     ///
     /// Comes with the time that is left until the certificate expires.
     pub(super) fn from_certificates(
@@ -68,6 +69,11 @@ fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<(CallerId, Duration), &'static
     let usage = leaf.key_usage().map_err(|_| MALFORMED)?;
     if usage.is_some_and(|u| u.value.key_cert_sign() || u.value.crl_sign()) {
         return Err("client certificate may sign others");
+    }
+    // The handshake refuses another purpose, but takes none for any.
+    let purpose = leaf.extended_key_usage().map_err(|_| MALFORMED)?;
+    if !purpose.is_some_and(|purpose| purpose.value.client_auth) {
+        return Err("client certificate is not for client authentication");
     }
     let names = leaf.subject_alternative_name().map_err(|_| MALFORMED)?;
     let mut uris = Vec::new();

@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 use super::{
     answer::{self, Patience},
     identity::Peer,
+    intake::{self, Held, Room, Turn},
     seldom::Seldom,
     server::ServerConfig,
     shares::Shares,
@@ -58,6 +59,33 @@ const JOBS: [&str; 2] = [
     "/workflowsecrets.v1.KeyService/ReencryptWorkspace",
     "/workflowsecrets.v1.KeyService/RewrapDataKeys",
 ];
+
+/// Whether a call may answer much. It changes nothing, so that its answer can
+/// be withheld.
+fn answers_much(path: &str) -> bool {
+    path.strip_prefix("/workflowsecrets.v1.SecretsService/").is_some_and(|method| {
+        method.starts_with("List")
+            || matches!(
+                method,
+                "ResolveSecrets" | "RenderTemplate" | "CheckReferences" | "PrepareTemplate"
+            )
+    })
+}
+
+/// Bytes of the one message that a call begins with, at most; `None`: more
+/// messages follow.
+fn message_limit(path: &str) -> Option<usize> {
+    if path == REDACT || path.starts_with("/grpc.reflection.") {
+        None
+    } else if takes_document(path) {
+        Some(MAX_DOCUMENT_MESSAGE_BYTES)
+    } else if path.starts_with("/workflowsecrets.v1.SecretsService/") {
+        Some(MAX_MESSAGE_BYTES)
+    } else {
+        Some(MAX_OTHER_MESSAGE_BYTES)
+    }
+}
+
 /// Whether a call of the API takes a template.
 pub(super) fn takes_document(path: &str) -> bool {
     path.strip_prefix("/workflowsecrets.v1.SecretsService/").is_some_and(|method| {
@@ -70,6 +98,7 @@ pub(super) fn takes_document(path: &str) -> bool {
 ///
 /// Who has no identity is refused before any place is taken or a byte of the
 /// message read. A place is held until the answer is read, or its time is over.
+/// So is the [`Room`] of a message on its way and of an answer.
 #[derive(Clone)]
 pub(super) struct Limits(Arc<Inner>);
 
@@ -81,6 +110,7 @@ struct Inner {
     watches: Arc<Semaphore>,
     reflections: Arc<Semaphore>,
     jobs: Arc<Semaphore>,
+    room: Room,
     timeout: Duration,
     idle: Duration,
     unidentified: Seldom,
@@ -127,6 +157,7 @@ impl Limits {
             watches: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             jobs: Arc::new(Semaphore::new(MAX_JOBS)),
+            room: Room::new(),
             timeout: config.call_timeout,
             idle: config.redaction_idle,
             unidentified: Seldom::default(),
@@ -262,24 +293,43 @@ where
             Err(error) => return Box::pin(async move { Ok(refused(error)) }),
         };
         request.extensions_mut().insert(limits.secrets.deadline(time.work()));
+        let caller = Peer::id(request.extensions()).ok().cloned();
+        let limit = message_limit(request.uri().path());
+        let much = answers_much(request.uri().path());
         // The one that was found ready.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
             let call = async {
                 let place = limits.place(&kind).await?;
+                let mut request = intake::lean(request);
+                if let Some(limit) = limit {
+                    let room = &limits.room;
+                    request = match intake::whole(request, limit, room, caller.as_ref()).await {
+                        Ok(request) => request,
+                        Err(status) => return Ok((place, status.into_http())),
+                    };
+                }
                 let Ok(answer) = inner.call(request).await;
                 Ok((place, answer))
             };
             // Bounds the receiving of the message too.
             let answered = timeout(time.call(), call).await;
-            match answered.unwrap_or(Err(Error::Timeout)) {
-                Ok((place, answer)) => {
-                    let patience = limits.patience(&kind, time);
-                    Ok(explain(answer).map(|body| answer::held(body, place, patience)))
+            let (place, answer) = match answered.unwrap_or(Err(Error::Timeout)) {
+                Ok(answered) => answered,
+                Err(error) => return Ok(refused(limits.told(&kind, error))),
+            };
+            let patience = limits.patience(&kind, time);
+            let mut answer = explain(answer);
+            let (mut held, mut turn) = (Held::default(), answer.extensions_mut().remove::<Turn>());
+            let count = move |bytes| {
+                drop(turn.take());
+                match &caller {
+                    Some(caller) if much => limits.room.hold(caller, &mut held, bytes),
+                    _ => Ok(()),
                 }
-                Err(error) => Ok(refused(limits.told(&kind, error))),
-            }
+            };
+            Ok(answer.map(|body| answer::held(body, place, patience, count)))
         })
     }
 }

@@ -9,6 +9,7 @@ mod documents;
 pub mod fuzzing;
 mod handlers;
 pub mod identity;
+mod intake;
 mod limits;
 mod observe;
 pub mod proto;
@@ -17,6 +18,7 @@ mod server;
 mod status;
 mod timeout;
 pub mod tls;
+mod transients;
 
 use crate::service::{seldom, shares};
 pub use observe::CallSpan;

@@ -66,6 +66,10 @@ pub struct ServerConfig {
     pub call_timeout: Duration,
     /// Then a connection is asked to end, and the client opens another.
     pub max_connection_age: Duration,
+    /// A connection on which nothing comes for so long is asked for a sign of
+    /// life, and cut without one in a third of that. None can come in the
+    /// middle of a frame.
+    pub keepalive: Duration,
 }
 
 impl Default for ServerConfig {
@@ -80,6 +84,7 @@ impl Default for ServerConfig {
             max_streams: 200,
             call_timeout: Duration::from_secs(10),
             max_connection_age: Duration::from_secs(60 * 60),
+            keepalive: Duration::from_secs(30),
         }
     }
 }
@@ -193,8 +198,8 @@ where
         .http2_max_pending_accept_reset_streams(Some(200))
         .http2_max_local_error_reset_streams(Some(1_024))
         .http2_max_header_list_size(16 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_keepalive_interval(Some(config.keepalive))
+        .http2_keepalive_timeout(Some(config.keepalive / 3))
         // The CA is looked at only when a connection opens. With tonic's own
         // grace period, the connection would be cut without being asked to end.
         .max_connection_age(config.max_connection_age)

@@ -11,11 +11,14 @@ use std::{
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
+    server::{
+        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     version::{TLS12, TLS13},
 };
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 /// PEM files of the server's identity and of the CA of its clients.
@@ -28,6 +31,18 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// One or more CA certificates that clients' certificates are verified by.
     pub client_ca: PathBuf,
+    /// Revocation lists of the CAs. With it, each CA that issued a certificate
+    /// of a client's chain needs a list here that is not out of date: a client
+    /// whose certificate is on it, or is on none, is refused.
+    pub client_crl: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// All of them.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let always = [&self.cert, &self.key, &self.client_ca];
+        always.into_iter().chain(&self.client_crl).cloned().collect()
+    }
 }
 
 /// PEM files of a client.
@@ -66,6 +81,9 @@ impl fmt::Display for TlsError {
 
 /// Reads the files into a server configuration: TLS 1.3 and 1.2, HTTP/2 only.
 ///
+/// A server certificate that no client would take is refused: one that has
+/// expired, or is not valid yet.
+///
 /// A client may come without a certificate: it reaches the gRPC layer, which
 /// answers health checks and refuses the rest as UNAUTHENTICATED. A client
 /// whose certificate does not verify is refused in the handshake.
@@ -78,23 +96,22 @@ impl fmt::Display for TlsError {
 /// Each file with a fault, and that fault.
 pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let loaded = (
-        certificates(&files.cert),
-        private_key(&files.key),
-        client_verifier(&files.client_ca, Arc::clone(&provider)),
-    );
-    let (chain, key, verifier) = match loaded {
-        (Ok(chain), Ok(key), Ok(verifier)) => (chain, key, verifier),
-        (chain, key, verifier) => {
-            let faults = [
-                (&files.cert, chain.err()),
-                (&files.key, key.err()),
-                (&files.client_ca, verifier.err()),
-            ];
-            let found = |(file, fault): (&PathBuf, Option<_>)| Some((file.clone(), fault?));
-            return Err(TlsError(faults.into_iter().filter_map(found).collect()));
-        }
+    let mut faults = vec![];
+    let mut note = |file: &PathBuf, fault: String| faults.push((file.clone(), fault));
+    let chain = certificates(&files.cert).and_then(|chain| valid_now(&chain).map(|()| chain));
+    let chain = chain.map_err(|fault| note(&files.cert, fault)).ok();
+    let key = private_key(&files.key).map_err(|fault| note(&files.key, fault)).ok();
+    let roots = roots(&files.client_ca).map_err(|fault| note(&files.client_ca, fault)).ok();
+    let lists = files.client_crl.as_ref().map(|file| {
+        let lists = revocation_lists(file);
+        lists.map(|lists| (file, lists)).map_err(|fault| note(file, fault)).ok()
+    });
+    let (Some(chain), Some(key), Some(roots), Some(lists)) =
+        (chain, key, roots, lists.map_or(Some(None), |found| found.map(Some)))
+    else {
+        return Err(TlsError(faults));
     };
+    let verifier = client_verifier(roots, lists, &files.client_ca, Arc::clone(&provider))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map(|builder| builder.with_client_cert_verifier(verifier))
@@ -190,12 +207,53 @@ fn roots(file: &Path) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// What clients check at once of the certificate that they are shown.
+fn valid_now(chain: &[CertificateDer<'_>]) -> Result<(), String> {
+    let leaf = chain.first().map(|leaf| X509Certificate::from_der(leaf));
+    let Some(Ok((_, leaf))) = leaf else {
+        return Err("certificate 1 is malformed".to_owned());
+    };
+    let (now, validity) = (ASN1Time::now(), leaf.validity());
+    if now > validity.not_after {
+        return Err("certificate 1 has expired".to_owned());
+    }
+    if now < validity.not_before {
+        return Err("certificate 1 is not valid yet".to_owned());
+    }
+    Ok(())
+}
+
+fn revocation_lists(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let bytes = read(file, |_| None)?;
+    let lists = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let lists = lists.ok().filter(|lists| !lists.is_empty());
+    let lists = lists.ok_or("holds no revocation lists in PEM")?;
+    for (index, list) in lists.iter().enumerate() {
+        let number = index.saturating_add(1);
+        let Ok((_, list)) = CertificateRevocationList::from_der(list) else {
+            return Err(format!("list {number} is malformed"));
+        };
+        // With it, all clients of its CA would be refused.
+        if list.next_update().is_some_and(|next| ASN1Time::now() > next) {
+            return Err(format!("list {number} is out of date"));
+        }
+    }
+    Ok(lists)
+}
+
 fn client_verifier(
-    file: &Path,
+    roots: RootCertStore,
+    lists: Option<(&PathBuf, Vec<CertificateRevocationListDer<'static>>)>,
+    client_ca: &PathBuf,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(file)?), provider)
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| error.to_string())
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated();
+    let mut file = client_ca;
+    if let Some((lists_file, lists)) = lists {
+        file = lists_file;
+        builder = builder.with_crls(lists).enforce_revocation_expiration();
+    }
+    let told = |error: VerifierBuilderError| TlsError(vec![(file.clone(), error.to_string())]);
+    builder.build().map(|verifier| verifier as Arc<dyn ClientCertVerifier>).map_err(told)
 }

@@ -15,6 +15,7 @@ use workflow_secrets::grpc::{ServerConfig, accept::AcceptLimits};
 
 use super::support::{
     edge::{CALLER, Edge, PATIENCE, announce, call, refusal, send, stalled},
+    http2::{HEADERS, Http2, PREFACE, SETTINGS, frame, open_call},
     pki,
     platform::{Client, assert_refused, create, list, reason, resolve},
 };
@@ -174,20 +175,49 @@ async fn connections_without_identity_are_few_and_short() {
     let anonymous = pki::client_config(&server.ca, None);
     let connect = || pki::connect(server.address, Arc::clone(&anonymous));
     let start = Instant::now();
-    // Never begins to speak HTTP/2; the server's first frame shows it is served.
-    let mut silent = connect().await.unwrap();
-    silent.read_u8().await.unwrap();
-    // Half of the places are for other addresses.
-    let refused = async { connect().await?.read_u8().await };
-    assert!(timeout(PATIENCE, refused).await.unwrap().is_err());
-    assert_eq!(listed(&mut server.client(CALLER).await).await, Ok(()));
-    assert!(start.elapsed() < life, "too slow a machine to tell");
-
-    let cut = timeout(PATIENCE, silent.read_to_end(&mut vec![])).await.expect("cut");
+    // The server's first frame shows that it is served.
+    let open = async || {
+        let mut stream = connect().await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        stream.read_u8().await.unwrap();
+        stream
+    };
+    let mut oldest = open().await;
+    let mut second = open().await;
+    // One more, such as a health check, is served all the same.
+    let mut third = open().await;
+    let cut = timeout(PATIENCE, oldest.read_to_end(&mut vec![])).await.expect("cut for the third");
     drop(cut);
-    assert!(start.elapsed() >= life);
-    let again = async { while connect().await.unwrap().read_u8().await.is_err() {} };
-    timeout(PATIENCE, again).await.expect("a place is free again");
+    assert!(start.elapsed() < life, "too slow a machine to tell");
+    assert_eq!(listed(&mut server.client(CALLER).await).await, Ok(()));
+
+    for stream in [&mut second, &mut third] {
+        let cut = timeout(PATIENCE, stream.read_to_end(&mut vec![])).await.expect("cut");
+        drop(cut);
+        assert!(start.elapsed() >= life);
+    }
+}
+
+/// A frame that comes byte by byte keeps its connection for a time only.
+#[tokio::test]
+async fn a_frame_without_end_is_cut_off() {
+    let keepalive = Duration::from_secs(1);
+    let server = Edge::start(ServerConfig { keepalive, ..ServerConfig::default() }).await;
+    let identity = server.ca.client(&[CALLER]);
+    let config = pki::client_config(&server.ca, Some(&identity));
+    for begun in [open_call(1, RESOLVE, &[]), frame(HEADERS, 0, 1, &[])] {
+        let mut one = Http2::open(server.address, &config, &[]).await.unwrap();
+        let listener = one.listen();
+        // The head of it, and no more than half of the rest.
+        one.send(&begun[..begun.len() - 1]).await.unwrap();
+        let late = async {
+            while !listener.ended() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, late).await.expect("cut");
+    }
 }
 
 #[tokio::test]

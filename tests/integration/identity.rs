@@ -144,6 +144,7 @@ async fn all_others_are_unidentified() {
     let several = "client certificate with more than one URI SAN";
     for (identity, why) in [
         (ca.client(&[]), "client certificate without URI SAN"),
+        (ca.aimless_client(EXECUTOR), "client certificate is not for client authentication"),
         (ca.client(&[EXECUTOR, "spiffe://example.org/platform"]), several),
         (ca.client(&[EXECUTOR, EXECUTOR]), several),
         (ca.client(&[EXECUTOR, "https://example.org/"]), several),
@@ -163,6 +164,7 @@ async fn certificates_that_do_not_verify_are_refused() {
     let server = Greeter::start(AcceptLimits::default()).await;
     assert!(server.refuses(&Ca::new().client(&[EXECUTOR])).await, "another CA");
     assert!(server.refuses(&server.ca.expired_client(EXECUTOR)).await, "expired");
+    assert!(server.refuses(&server.ca.early_client(EXECUTOR)).await, "not valid yet");
     assert!(server.refuses(&server.ca.server()).await, "not for clients");
     assert!(server.refuses(&server.ca.ca_client(EXECUTOR)).await, "a CA");
     assert!(!server.refuses(&server.ca.client(&[EXECUTOR])).await);
@@ -172,25 +174,53 @@ async fn certificates_that_do_not_verify_are_refused() {
 async fn silent_clients_delay_nobody_and_are_cut() {
     let server = Greeter::start(AcceptLimits {
         handshake_timeout: Duration::from_secs(3),
-        max_handshakes: 2,
+        max_handshakes: 8,
         ..AcceptLimits::default()
     })
     .await;
+    let client = server.client(&server.ca.client(&[EXECUTOR]));
+    // An open connection is no handshake.
+    let (_, mut open) = server.greet(&client).await.unwrap();
     let mut silent = Vec::new();
-    for _ in 0..20 {
-        silent.push(TcpStream::connect(server.address).await.unwrap());
+    for index in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        // Some begin a handshake, and stop.
+        stream.write_all(&[0x16, 3, 1][..index % 4]).await.unwrap();
+        silent.push(stream);
     }
-    // One begins a handshake and stops; one place is left.
-    silent[0].write_all(&[0x16, 3, 1]).await.unwrap();
-    assert_eq!(server.peer(&server.ca.client(&[EXECUTOR])).await, EXECUTOR);
-    for stream in &silent {
-        let error = stream.try_read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "still in its time");
+    // The oldest go for those who come, and for one who is quick.
+    assert_eq!(server.greet(&client).await.unwrap().0, EXECUTOR);
+    for stream in &mut silent[..12] {
+        cut(stream).await;
     }
-    for mut stream in silent {
-        let cut = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
-        assert!(!matches!(cut, Ok(1..)));
+    let last = silent.last().unwrap();
+    let error = last.try_read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "still in its time");
+    for stream in &mut silent[12..] {
+        cut(stream).await;
     }
+    open.write_all(b"x").await.unwrap();
+    open.flush().await.unwrap();
+}
+
+async fn cut(stream: &mut TcpStream) {
+    let cut = timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
+    assert!(!matches!(cut, Ok(1..)));
+}
+
+#[tokio::test]
+async fn one_caller_leaves_connections_to_others() {
+    let limits = AcceptLimits { max_connections_per_caller: 2, ..AcceptLimits::default() };
+    let server = Greeter::start(limits).await;
+    let client = server.client(&server.ca.client(&[EXECUTOR]));
+    let first = server.greet(&client).await.unwrap();
+    let _second = server.greet(&client).await.unwrap();
+    assert!(server.greet(&client).await.is_err(), "its share is taken");
+    let other = "spiffe://example.org/platform";
+    assert_eq!(server.peer(&server.ca.client(&[other])).await, other);
+    drop(first);
+    let again = async { while server.greet(&client).await.is_err() {} };
+    timeout(PATIENCE, again).await.expect("a place is free again");
 }
 
 #[tokio::test]
@@ -336,6 +366,28 @@ fn every_faulty_file_is_named_and_nothing_of_it_told() {
         let told: Vec<_> = faults(&files).into_iter().map(|(file, _)| file).collect();
         assert_eq!(told, all, "{content:?}");
     }
+
+    for (server, fault) in [
+        (ca.server_until(2020), "certificate 1 has expired"),
+        (ca.server_from(2400), "certificate 1 is not valid yet"),
+    ] {
+        pki::write_server_files(dir.path(), &server, &ca);
+        assert_eq!(faults(&files), [(files.cert.clone(), fault.to_owned())]);
+    }
+
+    write();
+    let crl = dir.path().join("ca.crl");
+    let with_crl = TlsFiles { client_crl: Some(crl.clone()), ..files.clone() };
+    for (content, fault) in [
+        ("", "holds no revocation lists in PEM"),
+        ("-----BEGIN X509 CRL-----\nCANARY!", "holds no revocation lists in PEM"),
+        (&ca.crl(&[], 2021), "list 1 is out of date"),
+    ] {
+        fs::write(&crl, content).unwrap();
+        assert_eq!(faults(&with_crl), [(crl.clone(), fault.to_owned())]);
+    }
+    fs::write(&crl, ca.crl(&[], 2400)).unwrap();
+    tls::load(&with_crl).unwrap();
 
     write();
     for (mode, ok) in [(0o644, false), (0o604, false), (0o601, false), (0o640, true)] {

@@ -164,8 +164,8 @@ pub(super) const CALLS: &[Call] = &[
         };
         Box::pin(async move {
             let (mut redaction, mut out) = (secrets.redact(&caller(), request).await?, vec![]);
-            redaction.push(b"it is the second value", &mut out);
-            redaction.finish(&mut out);
+            redaction.push(b"it is the second value", &mut out).await?;
+            redaction.finish(&mut out).await?;
             redaction.end().await.map(drop)
         })
     }),

@@ -10,8 +10,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -40,7 +41,7 @@ impl Ca {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         // OpenSSL takes a certificate with its issuer's name for self-signed.
         params.distinguished_name.push(DnType::CommonName, "test authority");
         let pem = params.self_signed(&key).unwrap().pem();
@@ -63,6 +64,20 @@ impl Ca {
         self.issue(&params)
     }
 
+    /// The same, but expired in that year.
+    pub(crate) fn server_until(&self, year: i32) -> Identity {
+        let mut params = server_params();
+        params.not_after = date_time_ymd(year, 1, 1);
+        self.issue(&params)
+    }
+
+    /// The same, but not valid before that year.
+    pub(crate) fn server_from(&self, year: i32) -> Identity {
+        let mut params = server_params();
+        params.not_before = date_time_ymd(year, 1, 1);
+        self.issue(&params)
+    }
+
     /// With these URI SANs, next to a DNS SAN.
     pub(crate) fn client(&self, uris: &[&str]) -> Identity {
         self.issue(&client_params(uris))
@@ -72,6 +87,46 @@ impl Ca {
         let mut params = client_params(&[uri]);
         params.not_after = date_time_ymd(2020, 1, 1);
         self.issue(&params)
+    }
+
+    /// Valid in a few hundred years.
+    pub(crate) fn early_client(&self, uri: &str) -> Identity {
+        let mut params = client_params(&[uri]);
+        params.not_before = date_time_ymd(2400, 1, 1);
+        self.issue(&params)
+    }
+
+    /// Without extended key usages.
+    pub(crate) fn aimless_client(&self, uri: &str) -> Identity {
+        let mut params = client_params(&[uri]);
+        params.extended_key_usages.clear();
+        self.issue(&params)
+    }
+
+    /// With this serial number.
+    pub(crate) fn numbered_client(&self, uri: &str, number: u64) -> Identity {
+        let mut params = client_params(&[uri]);
+        params.serial_number = Some(SerialNumber::from(number));
+        self.issue(&params)
+    }
+
+    /// A list that revokes these serial numbers, good until a year.
+    pub(crate) fn crl(&self, numbers: &[u64], until: i32) -> String {
+        let revoked = |number: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*number),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: numbers.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// Valid for a few seconds more.
@@ -131,6 +186,7 @@ pub(crate) fn write_server_files(dir: &Path, server: &Identity, client_ca: &Ca) 
         cert: dir.join("tls.crt"),
         key: dir.join("tls.key"),
         client_ca: dir.join("ca.crt"),
+        client_crl: None,
     };
     fs::write(&files.cert, &server.cert).unwrap();
     write_key(&files.key, &server.key);

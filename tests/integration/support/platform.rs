@@ -230,9 +230,13 @@ impl Platform {
 
     /// A channel to one replica, as one of [`CALLERS`].
     pub(crate) async fn channel_as(&self, replica: &Replica, caller: &str) -> Channel {
+        self.channel(replica, Some(&self.identity(caller))).await
+    }
+
+    /// Certificate and key of one of [`CALLERS`].
+    pub(crate) fn identity(&self, caller: &str) -> Identity {
         let read = |end: &str| fs::read_to_string(self.file(&format!("{caller}.{end}"))).unwrap();
-        let identity = Identity { cert: read("crt"), key: read("key") };
-        self.channel(replica, Some(&identity)).await
+        Identity { cert: read("crt"), key: read("key") }
     }
 
     /// A channel to one replica, with or without a certificate.
