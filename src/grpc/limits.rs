@@ -279,8 +279,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        let refused = |error: Error| Status::from(error).into_http();
         let limits = Arc::clone(&self.limits.0);
+        let metrics = limits.secrets.metrics.clone();
+        let refused = move |error: Error| {
+            metrics.shed(error.reason());
+            Status::from(error).into_http()
+        };
         let time = CallTime::of(request.headers(), limits.timeout);
         let kind = match limits.kind(&request) {
             Ok(_) if time.is_over() => Err(Error::Timeout),
