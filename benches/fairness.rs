@@ -64,11 +64,8 @@ fn main() {
             .into_iter()
             .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         for (what, (times, lost)) in [("alone", &alone), ("beside the flood", &beside)] {
-            let at = |part: f64| {
-                let index = (times.len() - 1) as f64 * part;
-                times[index as usize]
-            };
-            let (p50, p99) = (at(0.5), at(0.99));
+            let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+            let (p50, p99) = (at(50), at(99));
             println!(
                 "others, {what}: {} calls, p50 {p50:?}, p99 {p99:?}, lost {lost}",
                 times.len()
