@@ -354,7 +354,7 @@ pub struct ServeArgs {
     pub max_workspace_calls_per_second: String,
 
     /// Calls of one workspace that each replica works on at once, at least 1;
-    /// a large call counts as up to 4, and further ones wait
+    /// a large call counts as up to 8, and further ones wait
     #[arg(
         long,
         env = "WORKFLOW_SECRETS_MAX_WORKSPACE_CALLS_AT_ONCE",

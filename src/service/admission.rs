@@ -18,7 +18,10 @@ use super::{
 use crate::domain::{CallerId, Clock, Deadline, WorkspaceId};
 
 /// Names that weigh as much as a call of few.
-const NAMES_PER_WEIGHT: usize = 25;
+const NAMES_PER_WEIGHT: usize = 10;
+
+/// Of the largest calls.
+const HEAVIEST: u32 = 8;
 
 /// How much one call takes of what its workspace may have done at once.
 #[derive(Clone, Copy)]
@@ -28,11 +31,11 @@ impl Weight {
     /// A change, or a look at one secret.
     pub(super) const LIGHT: Self = Self(1);
     /// A template.
-    pub(super) const DOCUMENT: Self = Self(4);
+    pub(super) const DOCUMENT: Self = Self(HEAVIEST);
 
     /// So many secrets.
     pub(super) fn of(names: usize) -> Self {
-        Self(u32::try_from(names.div_ceil(NAMES_PER_WEIGHT)).unwrap_or(u32::MAX).clamp(1, 4))
+        Self(u32::try_from(names.div_ceil(NAMES_PER_WEIGHT)).unwrap_or(u32::MAX).clamp(1, HEAVIEST))
     }
 }
 
@@ -176,7 +179,7 @@ mod tests {
 
     #[test]
     fn calls_weigh_what_they_ask_for() {
-        let weights = [0, 1, 25, 26, 100, 1_000].map(|names| Weight::of(names).0);
-        assert_eq!(weights, [1, 1, 1, 2, 4, 4]);
+        let weights = [0, 1, 10, 11, 100, 1_000].map(|names| Weight::of(names).0);
+        assert_eq!(weights, [1, 1, 1, 2, 8, 8]);
     }
 }

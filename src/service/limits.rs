@@ -27,7 +27,7 @@ pub struct Limits {
     /// are.
     pub workspace_calls_per_second: Option<NonZeroU32>,
     /// Light calls of one workspace that are worked on at once; one with many
-    /// names, a template or a page counts as up to 4. Further calls wait.
+    /// names, a template or a page counts as up to 8. Further calls wait.
     pub workspace_calls_at_once: NonZeroU32,
     /// Calls of one workspace that are worked on or wait.
     pub workspace_calls: usize,
