@@ -3,13 +3,14 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, body::Body};
 
 use crate::service::Error;
@@ -45,15 +46,17 @@ pub(super) fn held(
         return body;
     }
     let (frames, unread) = mpsc::channel(1);
+    let asked = Arc::new(Semaphore::new(0));
+    let peer = Peer { frames, asked: Arc::clone(&asked) };
     tokio::spawn(async move {
         let _place = place;
         tokio::select! {
-            () = hand_over(body, &frames, patience.each, count) => {}
-            () = frames.closed() => {}
+            () = hand_over(body, &peer, patience.each, count) => {}
+            () = peer.frames.closed() => {}
             () = over(patience.whole) => {}
         }
     });
-    Body::new(Unread { frames: unread, complete: false })
+    Body::new(Unread { frames: unread, asked, waits: false, complete: false })
 }
 
 async fn over(time: Option<Duration>) {
@@ -63,11 +66,25 @@ async fn over(time: Option<Duration>) {
     }
 }
 
-type Frames = mpsc::Sender<Result<Frame<Bytes>, Status>>;
+/// Who reads the answer.
+struct Peer {
+    frames: mpsc::Sender<Result<Frame<Bytes>, Status>>,
+    /// One permit for each frame that HTTP/2 has room for.
+    asked: Arc<Semaphore>,
+}
+
+impl Peer {
+    /// Waits until it takes this; `None`: it has left. Until then, the frame is
+    /// the task's, and goes with it.
+    async fn take(&self, frame: Result<Frame<Bytes>, Status>) -> Option<()> {
+        self.asked.acquire().await.ok()?.forget();
+        self.frames.send(frame).await.ok()
+    }
+}
 
 async fn hand_over(
     mut body: Body,
-    frames: &Frames,
+    peer: &Peer,
     each: Option<Duration>,
     mut count: impl FnMut(usize) -> Result<(), Error>,
 ) {
@@ -75,7 +92,7 @@ async fn hand_over(
     let send = async |frame| {
         tokio::select! {
             biased;
-            sent = frames.send(frame) => sent.ok(),
+            sent = peer.take(frame) => sent,
             () = over(each) => None,
         }
     };
@@ -87,7 +104,7 @@ async fn hand_over(
                     // Trailers, for a reset would not tell why.
                     let mut trailers = Status::from(error).into_http::<()>().into_parts().0.headers;
                     trailers.remove(http::header::CONTENT_TYPE);
-                    let _ = frames.send(Ok(Frame::trailers(trailers))).await;
+                    let _ = send(Ok(Frame::trailers(trailers))).await;
                     return;
                 }
                 // A copy: a slice would keep the whole answer in memory.
@@ -109,6 +126,9 @@ async fn hand_over(
 /// What comes from the task.
 struct Unread {
     frames: mpsc::Receiver<Result<Frame<Bytes>, Status>>,
+    asked: Arc<Semaphore>,
+    /// Has asked for a frame that has not come yet.
+    waits: bool,
     complete: bool,
 }
 
@@ -120,7 +140,11 @@ impl http_body::Body for Unread {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !std::mem::replace(&mut self.waits, true) {
+            self.asked.add_permits(1);
+        }
         let next = self.frames.poll_recv(context);
+        self.waits = next.is_pending();
         match &next {
             Poll::Ready(None) if !self.complete => {
                 self.complete = true;
@@ -138,10 +162,7 @@ impl http_body::Body for Unread {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::VecDeque,
-        sync::{Arc, Mutex},
-    };
+    use std::{collections::VecDeque, sync::Mutex};
 
     use http::HeaderMap;
 
@@ -240,7 +261,6 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         settle().await;
         assert_eq!(Arc::strong_count(&alive), 1, "all are gone, though nobody asked");
-        assert!(next(&mut body).await.unwrap().unwrap().is_data(), "what was on its way");
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
         assert!(next(&mut body).await.is_none());
@@ -289,7 +309,10 @@ mod tests {
                     settle().await;
                     assert_eq!(Arc::strong_count(&alive), 1);
                 }
-                Err(frame) => assert!(frame.is_data() && most == MESSAGE),
+                Err(frame) => {
+                    assert!(frame.is_data() && most == MESSAGE);
+                    settle().await;
+                }
             }
         }
         // Less and less is unread.

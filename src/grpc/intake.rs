@@ -20,7 +20,7 @@ use crate::{domain::CallerId, service::Error};
 /// Bytes of messages that are not there as a whole yet, and of answers that
 /// are not read yet, on all connections together. One caller may have three
 /// quarters.
-const MAX_HELD: usize = 40 * 1024 * 1024;
+const MAX_HELD: usize = 32 * 1024 * 1024;
 
 /// Counted in such pieces.
 const PIECE: usize = 16 * 1024;
@@ -82,7 +82,7 @@ impl Room {
 pub(super) struct Turns(Arc<Semaphore>);
 
 /// Values in turn together.
-const VALUES: u32 = 256;
+const VALUES: u32 = 128;
 
 /// Up to here, a call asks for few.
 const FEW: usize = 8;

@@ -217,7 +217,9 @@ impl Inner {
             Kind::Watch => Patience::default(),
             // Ends with its work, or its reader.
             Kind::Api(_, Need::Job | Need::Redaction) => {
-                Patience { whole: time.rest(), each: Some(self.idle) }
+                // The stream itself ends after one idle time: in the next, who
+                // comes back is told so.
+                Patience { whole: time.rest(), each: Some(self.idle * 2) }
             }
             _ => Patience { whole: Some(self.timeout), each: None },
         }
@@ -285,7 +287,7 @@ where
         };
         let time = CallTime::of(request.headers(), limits.timeout);
         let kind = match limits.kind(&request) {
-            Ok(_) if time.work().is_zero() => Err(Error::Timeout),
+            Ok(_) if time.is_over() => Err(Error::Timeout),
             other => other,
         };
         let kind = match kind {

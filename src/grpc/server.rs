@@ -56,8 +56,8 @@ pub struct ServerConfig {
     /// Streams of Redact on all connections together; each may take 1 MiB. One
     /// caller may have three quarters. Further ones wait, up to a second.
     pub max_redactions: usize,
-    /// A stream of Redact on which nothing comes ends after this, and one of
-    /// any kind whose answer nobody takes.
+    /// A stream of Redact on which nothing comes or is read ends after this. Its
+    /// place is free once its end is read, or after as long again.
     pub redaction_idle: Duration,
     /// Calls under way on one connection; more wait at the client.
     pub max_streams: u32,

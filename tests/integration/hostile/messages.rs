@@ -159,19 +159,24 @@ async fn answers_that_nobody_reads_are_kept_within_bounds() {
                 let call = [open_call(stream, RESOLVE, &[]), data(stream, &request)].concat();
                 one.send(&call).await.unwrap();
             }
-            if window == 0 {
-                let listener = one.listen();
-                // Withheld, or reset in the end.
-                let all = async {
-                    while listener.heard().ended < 60 {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                };
-                timeout(2 * CUT, all).await.expect("ended");
-            } else {
-                // Far more than it takes to make them.
-                siege.others.until_served(100).await;
+            // Far more than it takes to make them.
+            siege.others.until_served(100).await;
+            if window > 0 {
+                return;
             }
+            // Read after all, each comes to an end: whole, or withheld.
+            let listener = one.listen();
+            let more = |stream| frame(WINDOW_UPDATE, 0, stream, &(8_u32 << 20).to_be_bytes());
+            one.send(&more(0).repeat(60)).await.unwrap();
+            for index in 0..60 {
+                one.send(&more(index * 2 + 1)).await.unwrap();
+            }
+            let all = async {
+                while listener.heard().ended < 60 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            timeout(2 * CUT, all).await.expect("ended");
         };
         siege.under("unread answers", attack).await;
     }
