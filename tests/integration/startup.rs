@@ -367,8 +367,8 @@ async fn help_names_the_variable_of_every_flag() {
         .filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next())
         .collect();
     assert!(flags.len() >= 25, "{flags:?}");
-    // Certificate, key, CAs and policy.
-    assert_eq!(help.matches("(reloaded on change)").count(), 4, "{help}");
+    // Certificate, key, CAs, their revocation lists, policy, workspaces destroyed.
+    assert_eq!(help.matches("(reloaded on change)").count(), 6, "{help}");
     for flag in flags {
         let variable = flag.replace('-', "_").to_uppercase();
         let told = help.contains(&format!("[env: WORKFLOW_SECRETS_{variable}="));

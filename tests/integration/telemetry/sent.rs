@@ -37,7 +37,7 @@ async fn eventually<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
     }
 }
 
-fn collected<'a>(url: &'a str) -> [(&'a str, &'a str); 5] {
+fn collected(url: &str) -> [(&str, &str); 5] {
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue"),
