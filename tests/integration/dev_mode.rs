@@ -126,7 +126,8 @@ async fn dev_prints_lines_to_paste() {
         let [stored, listed, resolved] = &answers[..] else { panic!("{lines}") };
         assert_eq!((&stored["name"], &stored["version"]), (&json!("API_KEY"), &json!(version)));
         assert_eq!(listed, &json!({"secrets": [stored]}));
-        let secret = json!({"name": "API_KEY", "value": "k_51H8", "version": version});
+        let uid = &stored["uid"];
+        let secret = json!({"name": "API_KEY", "value": "k_51H8", "version": version, "uid": uid});
         assert_eq!(resolved, &json!({"secrets": {"key": secret}}));
     }
 }

@@ -115,7 +115,8 @@ async fn a_tour_of_every_call() {
         "workflow_id": "wf-1", "run_id": "run-1",
     });
     let resolved = grpcurl.call("executor", "ResolveSecrets", &request).await;
-    let secret = json!({"name": "STRIPE_KEY", "value": rotated, "version": "2"});
+    let uid = &created["uid"];
+    let secret = json!({"name": "STRIPE_KEY", "value": rotated, "version": "2", "uid": uid});
     assert_eq!(resolved, json!({"secrets": {"stripe": secret, "STRIPE_KEY": secret}}));
 
     assert_eq!(grpcurl.call("platform", "DeleteSecret", &key).await, json!({}));

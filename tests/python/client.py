@@ -114,7 +114,8 @@ def tour(connect):
     assert updated.description == "Données" and updated.updated_by == "spiffe://test/platform"
     secrets = executor.ResolveSecrets(resolve(("KEY", "k"), ("KEY", ""))).secrets
     assert set(secrets) == {"k", "KEY"} and secrets["k"] == secrets["KEY"]
-    assert secrets["k"] == api.ResolvedSecret(name="KEY", value="value-2", version=2)
+    resolved = api.ResolvedSecret(name="KEY", value="value-2", version=2, uid=created.uid)
+    assert secrets["k"] == resolved
 
     sheets = connect("sheets")
     owner = api.Owner(integration="google_sheets", connection_id="conn-1")
