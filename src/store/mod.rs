@@ -332,7 +332,7 @@ pub trait Store: Send + Sync + 'static {
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError>;
 
-    /// The same, and the workspace's revision at that moment or just before. No
+    /// The same, and the workspace's revision at that moment or just after. No
     /// further round trip, where the engine can.
     async fn read_at(
         &self,

@@ -209,6 +209,9 @@ impl Store for Witness {
         workspace: &WorkspaceId,
         keys: &[Key],
     ) -> Result<Vec<Option<Record>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         Ok(self.read_at(workspace, keys).await?.1)
     }
 

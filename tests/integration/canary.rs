@@ -396,7 +396,7 @@ async fn values_and_data_keys_are_nowhere() {
     };
     for method in ["CreateSecret", "RenderTemplate", "CheckReferences", "PrepareTemplate", "Redact"]
     {
-        contains("traces", &format!("/workflowsecrets.v1.SecretsService/{method}"));
+        contains("traces", &format!("workflowsecrets.v1.SecretsService/{method}"));
     }
     for why in ["RECORD_CORRUPT", "VALUES_PASTED", "SHUTTING_DOWN"] {
         contains("answers and errors", why);
