@@ -130,7 +130,7 @@ impl Bench {
                 let health = Health::default();
                 let never = std::future::pending();
                 let config = ServerConfig::default();
-                let span = |_: &http::Request<()>| tracing::Span::none();
+                let span = |_: &str, _: &http::HeaderMap| tracing::Span::none();
                 grpc::serve(secrets, &health, config, incoming, never, span).await.unwrap();
             });
             address

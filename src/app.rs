@@ -11,21 +11,23 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::dev::dev;
 use crate::{
+    admin::Admin,
     config::{ServeConfig, StoreConfig, load_policy, load_shredded},
     domain::{Clock, SystemClock},
     envelope::Keyring,
     grpc::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits, Connection},
-        tls,
+        tls::{self, TlsFiles},
     },
-    kms::{GuardConfig, Guarded, aws::AwsKms},
+    kms::{GuardConfig, Guarded, MeasuredKms, aws::AwsKms},
+    metrics::{Certificate, Metrics, Watched},
     service::{
         Parts, Secrets,
         audit::{AuditLog, AuditSink},
     },
-    store::{Store, embedded::EmbeddedStore, redis::RedisStore},
-    telemetry,
+    store::{MeasuredStore, Store, embedded::EmbeddedStore, redis::RedisStore},
+    telemetry::{self, Scrape},
     watch::Watch,
 };
 
@@ -55,6 +57,23 @@ impl RunError {
     }
 }
 
+/// What a server is given.
+pub struct Given {
+    /// Calls come here.
+    pub listener: TcpListener,
+    /// Probes and Prometheus come here.
+    pub admin: Option<TcpListener>,
+    /// Counts and times what it does.
+    pub metrics: Metrics,
+    /// What Prometheus is told.
+    pub scrape: Option<Scrape>,
+    /// Ends it.
+    pub shutdown: CancellationToken,
+}
+
+/// Where probes and Prometheus come, and what the latter is told.
+type Eyes = (TcpListener, Option<Scrape>);
+
 /// How a server comes to its end.
 struct Ending {
     /// SIGTERM has come.
@@ -69,26 +88,28 @@ struct Ending {
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn serve(
-    config: ServeConfig,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<Instant, RunError> {
+pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunError> {
+    let Given { listener, admin, metrics, scrape, shutdown } = given;
     for warning in config.warnings {
         tracing::warn!("{warning}");
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let store: Arc<dyn Store> = match config.store {
-        StoreConfig::Redis(redis) => Arc::new(
-            RedisStore::connect(*redis).await.map_err(|error| RunError::start("Redis", error))?,
-        ),
+        StoreConfig::Redis(mut redis) => {
+            redis.metrics = metrics.clone();
+            let store = RedisStore::connect(*redis).await;
+            Arc::new(store.map_err(|error| RunError::start("Redis", error))?)
+        }
         StoreConfig::Embedded(path) => Arc::new(
             EmbeddedStore::open(&path, Arc::clone(&clock))
                 .map_err(|error| RunError::start("store", error))?,
         ),
     };
+    let store: Arc<dyn Store> = Arc::new(MeasuredStore::new(store, metrics.clone()));
     let kms = AwsKms::connect(config.kms).await.map_err(|error| RunError::start("KMS", error))?;
     let kms = Guarded::new(Arc::new(kms), Arc::clone(&clock), GuardConfig::default());
+    // Outside the guard: what it does not let through counts too.
+    let kms = MeasuredKms::new(Arc::new(kms), metrics.clone());
     let keyring = Keyring::new(
         Arc::new(kms),
         Arc::clone(&store),
@@ -102,13 +123,28 @@ pub async fn serve(
     };
     let audit = AuditLog::start(config.audit, config.audit_config)
         .map_err(|error| RunError::start(&stream, error))?;
-    let policy_file = config.policy_file;
-    let policies =
-        Watch::start("policy", vec![policy_file.clone()], move || load_policy(&policy_file))
-            .map_err(|error| RunError::start("policy", error))?;
+    let policy_file = config.policy_file.clone();
+    let told = metrics.clone();
+    let load = move || {
+        let loaded = load_policy(&policy_file);
+        told.file_load(Watched::Policy, loaded.is_ok());
+        loaded
+    };
+    let policies = Watch::start("policy", vec![config.policy_file], load)
+        .map_err(|error| RunError::start("policy", error))?;
     let tls_files = config.tls_files;
-    let certificates = Watch::start("TLS files", tls_files.paths(), move || tls::load(&tls_files))
-        .map_err(|error| RunError::start("TLS", error))?;
+    let paths = tls_files.paths();
+    let told = metrics.clone();
+    let load = move || {
+        let loaded = tls::load(&tls_files);
+        told.file_load(Watched::Tls, loaded.is_ok());
+        if loaded.is_ok() {
+            tell_expiry(&tls_files, &told);
+        }
+        loaded
+    };
+    let certificates =
+        Watch::start("TLS files", paths, load).map_err(|error| RunError::start("TLS", error))?;
     let (policy, tls) = (policies.current(), certificates.current());
     let stop = CancellationToken::new();
     tokio::spawn(policies.run(LOOK_EVERY, stop.clone()));
@@ -121,14 +157,19 @@ pub async fn serve(
         policy,
         environment: config.environment,
         limits: config.limits,
-    });
+    })
+    .measured(metrics.clone());
     let secrets = match config.shredded_file {
         None => secrets,
         Some(file) => {
-            let lists = Watch::start("shredded workspaces", vec![file.clone()], move || {
-                load_shredded(&file)
-            })
-            .map_err(|error| RunError::start("shredded workspaces", error))?;
+            let files = vec![file.clone()];
+            let load = move || {
+                let loaded = load_shredded(&file);
+                metrics.file_load(Watched::Shredded, loaded.is_ok());
+                loaded
+            };
+            let lists = Watch::start("shredded workspaces", files, load)
+                .map_err(|error| RunError::start("shredded workspaces", error))?;
             let secrets = secrets.with_shredded(lists.current());
             tokio::spawn(lists.run(LOOK_EVERY, stop.clone()));
             secrets
@@ -136,19 +177,41 @@ pub async fn serve(
     };
     let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
-    run(Arc::new(secrets), incoming, ending).await
+    let eyes = admin.map(|listener| (listener, scrape));
+    run(Arc::new(secrets), incoming, eyes, ending).await
+}
+
+/// Tells when the first certificate of each file expires.
+fn tell_expiry(files: &TlsFiles, metrics: &Metrics) {
+    for (file, path) in
+        [(Certificate::Server, &files.cert), (Certificate::ClientCa, &files.client_ca)]
+    {
+        if let Some(seconds) = tls::first_expiry(path) {
+            metrics.certificate_expiry(file, seconds);
+        }
+    }
 }
 
 /// Serves until shutdown, then ends in order: health says NOT_SERVING, calls
 /// are taken a little longer, then those under way finish, the changes behind
 /// calls that were given up are committed, and usage and the audit stream are
 /// written.
-async fn run<I>(secrets: Arc<Secrets>, incoming: I, ending: Ending) -> Result<Instant, RunError>
+async fn run<I>(
+    secrets: Arc<Secrets>,
+    incoming: I,
+    eyes: Option<Eyes>,
+    ending: Ending,
+) -> Result<Instant, RunError>
 where
     I: Stream<Item = std::io::Result<Connection>>,
 {
     let Ending { shutdown, stop, drain_delay, grace } = ending;
     let health = Health::default();
+    let watched = CancellationToken::new();
+    let _blind = watched.clone().drop_guard();
+    if let Some((listener, scrape)) = eyes {
+        tokio::spawn(Admin { health: health.clone(), scrape }.serve(listener, watched));
+    }
     let upkeep = tokio::spawn(upkeep(Arc::clone(&secrets), health.clone()));
     let shredded = tokio::spawn(forget_shredded(Arc::clone(&secrets)));
     let purge = Arc::clone(&secrets);
@@ -228,6 +291,7 @@ async fn upkeep(secrets: Arc<Secrets>, health: Health) {
         }
         ready = Some(now.is_ok());
         health.ready(now.is_ok()).await;
+        secrets.metrics.ready(now.is_ok());
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -8,6 +8,7 @@ mod client_args;
 mod faults;
 mod limits;
 mod manual;
+mod otlp;
 mod store;
 
 use std::{
@@ -47,13 +48,15 @@ use crate::{
         audit::{AuditConfig, AuditSink},
     },
     store::witness::ShreddedList,
-    telemetry::TelemetryConfig,
+    telemetry::{OtlpConfig, TelemetryConfig},
 };
 
 /// Settings of `serve`, all valid.
 pub struct ServeConfig {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to answer probes and Prometheus.
+    pub admin_listen: Option<SocketAddr>,
     /// The deployment.
     pub environment: Environment,
     /// Certificate files, watched for changes.
@@ -79,7 +82,7 @@ pub struct ServeConfig {
     /// Part of it during which calls are still taken although health says
     /// NOT_SERVING, for load balancers to notice.
     pub drain_delay: Duration,
-    /// Logs and traces; taken by who sets them up.
+    /// Logs, traces and metrics; taken by who sets them up.
     pub telemetry: Option<TelemetryConfig>,
     /// What is allowed and yet unwise, for the log.
     pub warnings: Vec<&'static str>,
@@ -108,6 +111,10 @@ impl ServeConfig {
             f.0.push(format!("environment: {found}"));
         }
         let listen = f.parsed("--listen", &args.listen, "an address such as 0.0.0.0:8443");
+        let admin_listen: Option<SocketAddr> = args
+            .admin_listen
+            .as_ref()
+            .and_then(|text| f.parsed("--admin-listen", text, "an address such as 0.0.0.0:9464"));
         let environment = f
             .required("--environment", args.environment.as_ref())
             .and_then(|text| f.rule("--environment", Environment::parse(text)));
@@ -136,10 +143,12 @@ impl ServeConfig {
             f.note("--drain-delay", fits.ok_or("must be shorter than --shutdown-grace"));
         }
         let warnings = warnings(&args, store.as_ref());
-        let telemetry = f.telemetry(&args.log, &args.log_format, args.otlp_endpoint);
+        let otlp = otlp::parse(f, |name| std::env::var_os(name));
+        let telemetry = f.telemetry(&args.log, &args.log_format, otlp, admin_listen.is_some());
         let config = || {
             Some(Self {
                 listen: listen?,
+                admin_listen,
                 environment: environment?,
                 tls_files: tls_files?,
                 policy_file: policy_file?,
@@ -174,7 +183,7 @@ impl DevConfig {
             faults.0.push("--listen: dev speaks plaintext and listens on loopback only".into());
         }
         faults.not_empty("--data-dir", Some(&args.data_dir));
-        let telemetry = faults.telemetry(&args.log, "text", None);
+        let telemetry = faults.telemetry(&args.log, "text", OtlpConfig::default(), false);
         let config = listen.zip(telemetry).map(|(listen, telemetry)| Self {
             listen,
             data_dir: args.data_dir.into(),

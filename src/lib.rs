@@ -7,7 +7,7 @@
 //!
 //! | Floor | Module | Room |
 //! |---|---|---|
-//! | 5 | `main`, [`app`], [`config`], [`process`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
+//! | 5 | `main`, [`admin`], [`app`], [`config`], [`process`], [`telemetry`], [`watch`] | arguments, exit codes, wiring |
 //! | 5 | [`cli`] | commands that call a server; of the floors below they use names and generated types |
 //! | 4 | [`grpc`] | proto to domain and back, identity, TLS, the one error map |
 //! | 3 | [`service`] | one file per operation or policy |
@@ -15,7 +15,9 @@
 //! | 1 | [`kms`], [`store`] | two traits and their adapters |
 //! | 1 | [`matcher`], [`template`] | values in text; references in text and JSON |
 //! | 0 | [`domain`] | types that cannot be wrong |
+//! | 0 | [`metrics`] | what is counted and timed |
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
@@ -24,6 +26,7 @@ pub mod envelope;
 pub mod grpc;
 pub mod kms;
 pub mod matcher;
+pub mod metrics;
 pub mod process;
 pub mod service;
 pub mod store;

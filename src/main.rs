@@ -18,11 +18,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
-    app::{self, RunError},
+    app::{self, Given, RunError},
     cli::{self, CliError},
     config::{
         self, Cli, Command, DevConfig, Faults, ImportConfig, KeysConfig, ProbeConfig, ServeConfig,
     },
+    metrics::Metrics,
     process::{self, Memory},
     telemetry::{self, TelemetryConfig},
 };
@@ -66,19 +67,18 @@ fn main() -> ExitCode {
     let code = match cli.command {
         Command::Serve(args) => match ServeConfig::parse(*args, memory) {
             Ok(mut config) => {
-                let (listen, telemetry) = (config.listen, config.telemetry.take());
-                runtime.block_on(start(listen, telemetry, Some(memory), |listener, shutdown| {
-                    app::serve(config, listener, shutdown)
-                }))
+                let (listen, admin) = (config.listen, config.admin_listen);
+                let telemetry = config.telemetry.take();
+                let serve = |given| app::serve(config, given);
+                runtime.block_on(start(listen, admin, telemetry, Some(memory), serve))
             }
             Err(faults) => refuse(&faults),
         },
         Command::Dev(args) => match DevConfig::parse(args) {
             Ok(mut config) => {
                 let (listen, telemetry) = (config.listen, config.telemetry.take());
-                runtime.block_on(start(listen, telemetry, None, |listener, shutdown| {
-                    app::dev(config, listener, shutdown)
-                }))
+                let serve = |given| app::dev(config, given);
+                runtime.block_on(start(listen, None, telemetry, None, serve))
             }
             Err(faults) => refuse(&faults),
         },
@@ -110,12 +110,13 @@ fn main() -> ExitCode {
     code
 }
 
-/// Sets telemetry up, binds the listener and serves until a signal comes.
+/// Sets telemetry up, binds the listeners and serves until a signal comes.
 async fn start<F>(
     listen: SocketAddr,
+    admin: Option<SocketAddr>,
     telemetry: Option<TelemetryConfig>,
     memory: Option<Memory>,
-    serve: impl FnOnce(TcpListener, CancellationToken) -> F,
+    serve: impl FnOnce(Given) -> F,
 ) -> ExitCode
 where
     F: Future<Output = Result<Instant, RunError>>,
@@ -132,20 +133,28 @@ where
         ),
         None => {}
     }
-    let listener = match TcpListener::bind(listen).await {
+    let listener = match bind(listen, "listening").await {
         Ok(listener) => listener,
-        Err(error) => return fail(UNAVAILABLE, format!("cannot listen on {listen}: {error}")),
+        Err(refused) => return refused,
     };
-    match listener.local_addr() {
-        Ok(address) => tracing::info!(%address, "listening"),
-        Err(error) => return fail(SOFTWARE, error),
-    }
+    let admin = match admin {
+        None => None,
+        Some(address) => match bind(address, "listening for probes and metrics").await {
+            Ok(listener) => Some(listener),
+            Err(refused) => return refused,
+        },
+    };
     let shutdown = match signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(SOFTWARE, error),
     };
     let now = Instant::now();
-    let (code, end) = match serve(listener, shutdown).await {
+    let (metrics, scrape) = match &telemetry {
+        Some(telemetry) => (telemetry.metrics.clone(), telemetry.scrape.clone()),
+        None => (Metrics::none(), None),
+    };
+    let given = Given { listener, admin, metrics, scrape, shutdown };
+    let (code, end) = match serve(given).await {
         Ok(end) => (ExitCode::SUCCESS, end),
         Err(error @ RunError::Start(_)) => (fail(UNAVAILABLE, error), now),
         Err(error @ RunError::Serve(_)) => (fail(SOFTWARE, error), now),
@@ -157,6 +166,15 @@ where
         let _ = tokio::time::timeout_at(end, flush).await;
     }
     code
+}
+
+async fn bind(address: SocketAddr, told: &str) -> Result<TcpListener, ExitCode> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener
+        .map_err(|error| fail(UNAVAILABLE, format!("cannot listen on {address}: {error}")))?;
+    let address = listener.local_addr().map_err(|error| fail(SOFTWARE, error))?;
+    tracing::info!(%address, "{told}");
+    Ok(listener)
 }
 
 /// SIGTERM or SIGINT asks for an orderly end; a second one ends at once.

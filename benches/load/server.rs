@@ -13,7 +13,7 @@ use stats_alloc::INSTRUMENTED_SYSTEM;
 use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
-    app,
+    app::{self, Given},
     config::{Cli, Command, ServeConfig},
     domain::SecretName,
     grpc::{
@@ -23,6 +23,7 @@ use workflow_secrets::{
     },
     process::Memory,
     store::Key,
+    telemetry,
 };
 
 use crate::echo::{Before, Echo};
@@ -48,11 +49,16 @@ pub(crate) fn run(role: &str) {
     );
     let Command::Serve(args) = cli.command else { panic!("as given above") };
     let store = args.store.clone().unwrap();
-    let config = ServeConfig::parse(*args, Memory::Unlocked("as it is")).ok().unwrap();
+    let mut config = ServeConfig::parse(*args, Memory::Unlocked("as it is")).ok().unwrap();
     Runtime::new().unwrap().block_on(async {
         let listener = TcpListener::bind(config.listen).await.unwrap();
         if role == SERVICE {
-            app::serve(config, listener, CancellationToken::new()).await.unwrap();
+            // As in production: metrics are counted, whoever asks for them.
+            let telemetry = telemetry::init(config.telemetry.take().unwrap()).unwrap();
+            let (metrics, scrape) = (telemetry.metrics.clone(), telemetry.scrape.clone());
+            let shutdown = CancellationToken::new();
+            let given = Given { listener, admin: None, metrics, scrape, shutdown };
+            app::serve(config, given).await.unwrap();
             return;
         }
         let before = if role == HMGET { Some(hmget(&store).await) } else { None };

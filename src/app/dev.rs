@@ -11,10 +11,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ending, RunError, run};
+use super::{Ending, Given, RunError, run};
 use crate::{
     config::DevConfig,
     domain::{CallerId, Clock, Environment, SystemClock},
@@ -36,11 +36,8 @@ const CALLER: &str = "spiffe://dev.local/developer";
 ///
 /// # Errors
 /// [`RunError`], also for a listener that is not on loopback.
-pub async fn dev(
-    config: DevConfig,
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<Instant, RunError> {
+pub async fn dev(config: DevConfig, given: Given) -> Result<Instant, RunError> {
+    let Given { listener, metrics, shutdown, .. } = given;
     let address = listener.local_addr().map_err(|error| RunError::start("listener", error))?;
     let dir = &config.data_dir;
     DirBuilder::new()
@@ -76,14 +73,15 @@ pub async fn dev(
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
         environment,
         limits: Limits::default(),
-    });
+    })
+    .measured(metrics);
     let stop = CancellationToken::new();
     let incoming = accept::plain(listener, caller, AcceptLimits::default(), stop.clone())
         .map_err(|error| RunError::start("--listen", error))?;
     greet(address, dir).map_err(|error| RunError::start("stdout", error))?;
     let ending =
         Ending { shutdown, stop, drain_delay: Duration::ZERO, grace: Duration::from_secs(5) };
-    run(Arc::new(secrets), incoming, ending).await
+    run(Arc::new(secrets), incoming, None, ending).await
 }
 
 fn greet(address: SocketAddr, dir: &Path) -> io::Result<()> {

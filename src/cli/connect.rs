@@ -57,7 +57,7 @@ pub(super) type NamedChannel = InterceptedService<Channel, Named>;
 /// Connects. The channel connects again by itself when that is lost.
 pub(super) async fn connect(connection: Connection) -> Result<NamedChannel, CliError> {
     let Connection { server, actor } = connection;
-    let endpoint = Endpoint::from(server.uri.clone())
+    let endpoint = endpoint(&server)
         .connect_timeout(CONNECT)
         .timeout(CALL)
         .http2_keep_alive_interval(SILENCE)
@@ -66,6 +66,12 @@ pub(super) async fn connect(connection: Connection) -> Result<NamedChannel, CliE
     let unreachable = |why| CliError::Unavailable(format!("{address} cannot be reached: {why}"));
     let channel = channel(server, endpoint).await.map_err(unreachable)?;
     Ok(InterceptedService::new(channel, Named(actor)))
+}
+
+/// Where calls say they go. The way there is [`channel`]'s alone: of an
+/// `https://` URI tonic would make TLS itself.
+pub(super) fn endpoint(server: &Server) -> Endpoint {
+    Endpoint::from_static("http://server").origin(server.uri.clone())
 }
 
 /// A connected channel, or why there is none.

@@ -1,12 +1,11 @@
 //! The `probe` command, a health check for exec probes. Kubernetes' own gRPC
 //! probes cannot speak TLS.
 
-use tonic::transport::Endpoint;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::connect::channel;
+use super::connect;
 use crate::config::ProbeConfig;
 
 /// Why there is no SERVING answer.
@@ -32,8 +31,8 @@ pub async fn probe(config: ProbeConfig) -> Result<(), ProbeError> {
 
 async fn ask(config: ProbeConfig) -> Result<(), ProbeError> {
     let ProbeConfig { server, service, timeout } = config;
-    let endpoint = Endpoint::from(server.uri.clone()).timeout(timeout);
-    let channel = channel(server, endpoint).await.map_err(ProbeError::Unreachable)?;
+    let endpoint = connect::endpoint(&server).timeout(timeout);
+    let channel = connect::channel(server, endpoint).await.map_err(ProbeError::Unreachable)?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service }).await;
     let answer = answer.map_err(|status| ProbeError::Unreachable(status.to_string()))?;
     match answer.into_inner().status() {

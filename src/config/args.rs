@@ -85,6 +85,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WORKFLOW_SECRETS_LISTEN", default_value = "0.0.0.0:8443")]
     pub listen: String,
 
+    /// Address for /healthz, /readyz and /metrics over plain HTTP; without it,
+    /// none
+    #[arg(long, env = "WORKFLOW_SECRETS_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+
     /// Name of the deployment, bound into everything encrypted; never change
     /// it for a store that holds secrets
     #[arg(long, env = "WORKFLOW_SECRETS_ENVIRONMENT")]
@@ -390,10 +395,6 @@ pub struct ServeArgs {
         default_value = "json"
     )]
     pub log_format: String,
-
-    /// OTLP/gRPC collector for traces, such as http://127.0.0.1:4317
-    #[arg(long, env = "WORKFLOW_SECRETS_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
 }
 
 /// Flags of `dev`. Each can be set by the environment variable named with it.

@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     domain::Refusal,
-    telemetry::{LogFormat, TelemetryConfig},
+    telemetry::{LogFormat, OtlpConfig, TelemetryConfig},
 };
 
 /// What is wrong with the settings, a line each, naming flag or file.
@@ -67,7 +67,8 @@ impl Faults {
         &mut self,
         log: &str,
         format: &str,
-        otlp: Option<String>,
+        otlp: OtlpConfig,
+        scraped: bool,
     ) -> Option<TelemetryConfig> {
         let filter = EnvFilter::try_new(log)
             .map_err(|_| "must be log directives such as info,workflow_secrets=debug");
@@ -80,11 +81,7 @@ impl Faults {
                 _ => Err("must be json or text"),
             },
         );
-        if let Some(endpoint) = &otlp {
-            let url = is_url(endpoint, &["http"]).then_some(());
-            self.note("--otlp-endpoint", url.ok_or("must be an http:// URL of a collector nearby"));
-        }
-        Some(TelemetryConfig { filter: filter?, format: format?, otlp_endpoint: otlp })
+        Some(TelemetryConfig { filter: filter?, format: format?, otlp, scraped })
     }
 
     pub(super) fn finish<T>(self, config: Option<T>) -> Result<T, Self> {

@@ -140,7 +140,7 @@ fn certificate(f: &mut Faults, args: &ServeArgs) -> Option<ClientCertificate> {
     Some(ClientCertificate { chain: chain?, key: key? })
 }
 
-fn check_certificates(path: &Path) -> Result<(), String> {
+pub(super) fn check_certificates(path: &Path) -> Result<(), String> {
     let pem = fs::read(path).map_err(|error| error.to_string())?;
     let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let some = found.is_ok_and(|certificates| !certificates.is_empty());

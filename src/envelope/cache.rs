@@ -9,6 +9,7 @@ use super::{DataKey, KeyError, KeyringConfig};
 use crate::{
     domain::{DataKeyId, WorkspaceId},
     kms::KmsError,
+    metrics::KeyLookup,
 };
 
 /// What is wanted of a workspace.
@@ -35,6 +36,18 @@ pub(super) enum Found {
     Failed(KeyError),
     /// Fetch it.
     Nothing,
+}
+
+impl Found {
+    /// The same for who counts.
+    pub(super) fn told(&self) -> KeyLookup {
+        match self {
+            Self::Fresh(_) => KeyLookup::Hit,
+            Self::Aging(_) => KeyLookup::Refresh,
+            Self::Failed(_) => KeyLookup::Failed,
+            Self::Nothing => KeyLookup::Miss,
+        }
+    }
 }
 
 struct Entry {
@@ -101,6 +114,12 @@ impl Cache {
         for slot in old {
             self.entries.pop(&slot);
         }
+    }
+
+    /// How many keys there are, and for how long the oldest.
+    pub(super) fn held(&self, now: Duration) -> (usize, Duration) {
+        let ages = self.entries.iter().map(|(_, entry)| now.saturating_sub(entry.since));
+        (self.entries.len(), ages.max().unwrap_or_default())
     }
 
     /// Drops all there is of a workspace.

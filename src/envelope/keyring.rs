@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use tracing::Instrument as _;
+
 pub use self::error::KeyError;
 use self::flights::{Flights, Landing, landed};
 use super::{
@@ -25,6 +27,7 @@ use super::{
 use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
     kms::{EncryptionContext, Kms},
+    metrics::Metrics,
     store::{Key, Record, Store, Trail, codec},
 };
 
@@ -83,6 +86,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     environment: Environment,
     config: KeyringConfig,
+    metrics: Metrics,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -103,7 +107,17 @@ impl Keyring {
     ) -> Self {
         let state = State { cache: Cache::new(config), flights: Flights::default() };
         let state = Mutex::new(state);
-        Self(Arc::new(Inner { kms, store, clock, environment, config, state }))
+        let metrics = Metrics::none();
+        Self(Arc::new(Inner { kms, store, clock, environment, config, metrics, state }))
+    }
+
+    /// The same, counted; to be told before its first use.
+    #[must_use]
+    pub fn measured(mut self, metrics: Metrics) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.metrics = metrics;
+        }
+        self
     }
 
     /// The key to seal with. `active` is the record under
@@ -165,7 +179,12 @@ impl Keyring {
     /// so that a key nobody asks for does not stay in memory.
     pub fn drop_idle(&self) {
         let now = self.0.clock.monotonic();
-        self.0.lock().cache.drop_idle(now);
+        let (count, oldest) = {
+            let mut state = self.0.lock();
+            state.cache.drop_idle(now);
+            state.cache.held(now)
+        };
+        self.0.metrics.keys_cached(count, oldest);
         self.0.kms.tidy();
     }
 
@@ -236,7 +255,9 @@ impl Inner {
         let now = self.clock.monotonic();
         let (cached, flight, tell) = {
             let mut state = self.lock();
-            let cached = match state.cache.find(&slot, hard_age, now) {
+            let found = state.cache.find(&slot, hard_age, now);
+            self.metrics.key_lookup(found.told());
+            let cached = match found {
                 Found::Fresh(key) => return Ok(key),
                 Found::Failed(error) => return Err(error),
                 Found::Aging(key) => Some(key),
@@ -250,11 +271,12 @@ impl Inner {
         if let Some((number, tell)) = tell {
             let landing = Landing { inner: Arc::clone(self), slot, number };
             let journey = start(number);
-            tokio::spawn(async move {
+            let flight = async move {
                 let outcome = journey.await;
                 drop(landing);
                 tell.send_replace(Some(outcome));
-            });
+            };
+            tokio::spawn(flight.in_current_span());
         }
         match cached {
             Some(key) => Ok(key),
@@ -295,6 +317,7 @@ impl Inner {
             None => self.read(workspace, id).await?,
         };
         let material = self.kms.decrypt(&self.context(workspace, id), &wrapped).await?;
+        self.metrics.key_age(self.clock.now().since(wrapped.create_time));
         Ok(Arc::new(DataKey::new(id, material)))
     }
 

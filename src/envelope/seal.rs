@@ -51,6 +51,7 @@ pub fn seal<V: Borrow<Plaintext>>(
     binding: &Binding<'_>,
     payload: &Payload<V>,
 ) -> Result<SealedRecord, SealError> {
+    let _span = tracing::debug_span!("seal").entered();
     let (mut salt, mut nonce) = ([0; 32], [0; 12]);
     getrandom::fill(&mut salt).map_err(|_| SealError::Randomness)?;
     getrandom::fill(&mut nonce).map_err(|_| SealError::Randomness)?;
@@ -74,6 +75,7 @@ pub fn open(
     binding: &Binding<'_>,
     record: &SealedRecord,
 ) -> Result<Payload, Corrupt> {
+    let _span = tracing::debug_span!("open").entered();
     let header = &record.header;
     if header.data_key != key.id() || header.revision != binding.revision {
         return Err(Corrupt::Mismatch);

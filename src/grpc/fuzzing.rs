@@ -1,6 +1,9 @@
 //! Doors for the fuzz targets: what comes over the wire, up to where a caller
 //! or a command has been made of it.
 
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use tonic::{
     Extensions, Status,
@@ -11,6 +14,7 @@ use super::{
     convert::{self, keys},
     documents,
     identity::{self, IdentityError, Peer},
+    timeout::CallTime,
 };
 use crate::{domain::CallerId, service::Error};
 
@@ -101,4 +105,15 @@ pub fn metadata(
         Err(IdentityError::Unauthenticated(why)) => Err(("", why)),
         Err(IdentityError::Invalid { field, refusal, .. }) => Err((field, refusal.rule())),
     }
+}
+
+/// How long a call with this `grpc-timeout` may take where none may take longer
+/// than `longest`, and a stream with it.
+pub fn call_time(told: &[u8], longest: Duration) -> (Duration, Option<Duration>) {
+    let mut headers = HeaderMap::new();
+    if let Ok(told) = HeaderValue::from_bytes(told) {
+        headers.insert("grpc-timeout", told);
+    }
+    let time = CallTime::of(&headers, longest);
+    (time.call(), time.rest())
 }

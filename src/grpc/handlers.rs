@@ -52,13 +52,19 @@ impl Handlers {
         match outcome {
             Ok(answer) => {
                 tracing::debug!(method = action.as_str(), "ok");
+                self.secrets.metrics.call(action.as_str(), "ok");
                 Ok(Response::new(answer))
             }
             Err(error) => {
-                log(action, &error);
+                self.failed(action, &error);
                 Err(error.into())
             }
         }
+    }
+
+    fn failed(&self, action: Action, error: &Error) {
+        log(action, error);
+        self.secrets.metrics.call(action.as_str(), error.reason());
     }
 }
 
@@ -364,10 +370,13 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         request: Request<Streaming<proto::RedactRequest>>,
     ) -> Result<Response<Answers>, Status> {
         match self.open_redaction(request).await {
-            Ok(answers) => Ok(Response::new(answers)),
+            Ok(answers) => {
+                self.secrets.metrics.call(Action::Redact.as_str(), "ok");
+                Ok(Response::new(answers))
+            }
             Err(Refused::ByTonic(status)) => Err(status),
             Err(Refused::ByUs(error)) => {
-                log(Action::Redact, &error);
+                self.failed(Action::Redact, &error);
                 Err(error.into())
             }
         }

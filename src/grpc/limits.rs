@@ -217,7 +217,9 @@ impl Inner {
             Kind::Watch => Patience::default(),
             // Ends with its work, or its reader.
             Kind::Api(_, Need::Job | Need::Redaction) => {
-                Patience { whole: time.rest(), each: Some(self.idle) }
+                // The stream itself ends after one idle time: in the next, who
+                // comes back is told so.
+                Patience { whole: time.rest(), each: Some(self.idle * 2) }
             }
             _ => Patience { whole: Some(self.timeout), each: None },
         }
@@ -277,11 +279,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        let refused = |error: Error| Status::from(error).into_http();
         let limits = Arc::clone(&self.limits.0);
+        let metrics = limits.secrets.metrics.clone();
+        let refused = move |error: Error| {
+            metrics.shed(error.reason());
+            Status::from(error).into_http()
+        };
         let time = CallTime::of(request.headers(), limits.timeout);
         let kind = match limits.kind(&request) {
-            Ok(_) if time.work().is_zero() => Err(Error::Timeout),
+            Ok(_) if time.is_over() => Err(Error::Timeout),
             other => other,
         };
         let kind = match kind {

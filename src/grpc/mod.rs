@@ -11,6 +11,7 @@ mod handlers;
 pub mod identity;
 mod intake;
 mod limits;
+mod observe;
 pub mod proto;
 mod redact;
 mod server;
@@ -20,4 +21,5 @@ pub mod tls;
 mod transients;
 
 use crate::service::{seldom, shares};
-pub use server::{Health, ServerConfig, serve};
+pub use observe::CallSpan;
+pub use server::{Health, ServerConfig, State, serve};

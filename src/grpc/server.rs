@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures_util::Stream;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tonic::{body::Body, server::NamedService, transport::server::Connected};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
@@ -20,6 +23,7 @@ use super::{
         Limits, MAX_DOCUMENT_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MAX_OTHER_MESSAGE_BYTES,
         takes_document,
     },
+    observe::{CallSpan, Observe},
     proto::{
         self, key_service_server::KeyServiceServer, secrets_service_server::SecretsServiceServer,
     },
@@ -29,6 +33,14 @@ use crate::service::Secrets;
 /// Names of the services, as health and reflection know them.
 const SERVICE: &str = "workflowsecrets.v1.SecretsService";
 const SERVICES: [&str; 2] = [SERVICE, "workflowsecrets.v1.KeyService"];
+
+/// Descriptors of all services.
+const SERVED: [&[u8]; 4] = [
+    proto::DESCRIPTOR,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
 
 /// How the server guards itself.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +56,8 @@ pub struct ServerConfig {
     /// Streams of Redact on all connections together; each may take 1 MiB. One
     /// caller may have three quarters. Further ones wait, up to a second.
     pub max_redactions: usize,
-    /// A stream of Redact on which nothing comes ends after this, and one of
-    /// any kind whose answer nobody takes.
+    /// A stream of Redact on which nothing comes or is read ends after this. Its
+    /// place is free once its end is read, or after as long again.
     pub redaction_idle: Duration,
     /// Calls under way on one connection; more wait at the client.
     pub max_streams: u32,
@@ -91,17 +103,32 @@ impl ServerConfig {
 /// store and the KMS do. The API's names are readiness: whether the store can
 /// be used.
 #[derive(Clone)]
-pub struct Health(HealthReporter);
+pub struct Health(HealthReporter, watch::Sender<State>);
+
+/// The same for who does not ask by gRPC.
+#[derive(Debug, Clone, Copy)]
+pub struct State {
+    /// Not yet ending.
+    pub live: bool,
+    /// The API can be served.
+    pub ready: bool,
+}
 
 impl Default for Health {
     fn default() -> Self {
-        Self(HealthReporter::new())
+        Self(HealthReporter::new(), watch::Sender::new(State { live: true, ready: false }))
     }
 }
 
 impl Health {
+    /// What clients are told now.
+    pub fn now(&self) -> State {
+        *self.1.borrow()
+    }
+
     /// Whether the API can be served.
     pub async fn ready(&self, ready: bool) {
+        self.1.send_modify(|state| state.ready = ready);
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in SERVICES {
             self.0.set_service_status(service, status).await;
@@ -119,6 +146,7 @@ impl Health {
 
     /// Everything NOT_SERVING: the process is about to end.
     pub async fn shutting_down(&self) {
+        self.1.send_modify(|state| state.live = false);
         self.0.set_service_status("", ServingStatus::NotServing).await;
         self.ready(false).await;
     }
@@ -137,7 +165,7 @@ pub async fn serve<I, C, E>(
     config: ServerConfig,
     incoming: I,
     shutdown: impl Future<Output = ()>,
-    span: fn(&http::Request<()>) -> tracing::Span,
+    span: CallSpan,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     I: Stream<Item = Result<C, E>>,
@@ -151,6 +179,7 @@ where
             // So that grpcurl prints the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    let observe = Observe::new(secrets.metrics.clone(), span, &SERVED)?;
     let limits = Limits::new(&config, Arc::clone(&secrets));
     let handlers = Arc::new(Handlers::new(secrets, config.redaction_idle));
     let api = |limit| {
@@ -174,7 +203,7 @@ where
         // The CA is looked at only when a connection opens. With tonic's own
         // grace period, the connection would be cut without being asked to end.
         .max_connection_age(config.max_connection_age)
-        .trace_fn(span)
+        .layer(observe)
         .layer(limits)
         .add_service(api)
         .add_service(keys)

@@ -35,6 +35,11 @@ impl CallTime {
         self.all - self.travel()
     }
 
+    /// Whether nothing can be done in it: timers count milliseconds.
+    pub(super) fn is_over(self) -> bool {
+        self.work() < Duration::from_millis(1)
+    }
+
     /// For all of it, to receive the message among it. Longer than for the work,
     /// which tells more when it ends by itself.
     pub(super) fn call(self) -> Duration {
@@ -101,6 +106,8 @@ mod tests {
             let time = time(none);
             assert_eq!((time.all, time.rest()), (LONGEST, None), "{none:?}");
         }
+        assert!(["0n", "1n", "0S", "999u"].iter().all(|told| time(told).is_over()));
+        assert!(!time("2m").is_over());
         let (short, long) = (time("300m"), time("9S"));
         assert_eq!((short.work(), short.call()), (ms(270), ms(285)));
         assert_eq!((long.work(), long.call()), (ms(8_900), ms(8_950)));

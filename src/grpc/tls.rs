@@ -170,6 +170,16 @@ fn read(
     Ok(bytes)
 }
 
+/// When the first of the certificates in a PEM file expires, in seconds since
+/// 1970; `None` for a file without any.
+pub fn first_expiry(file: &Path) -> Option<u64> {
+    let expiry = |certificate: &CertificateDer<'_>| {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        Some(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+    };
+    certificates(file).ok()?.iter().filter_map(expiry).min()
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = read(file, |_| None)?;
     // The parser's own errors quote the file.

@@ -4,11 +4,16 @@ pub mod aws;
 mod guard;
 pub mod local;
 
+mod measured;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use self::guard::{GuardConfig, Guarded};
+pub use self::{
+    guard::{GuardConfig, Guarded},
+    measured::MeasuredKms,
+};
 use crate::domain::{DataKeyId, Environment, KeyMaterial, Timestamp, WorkspaceId, WrappedDataKey};
 
 /// What a wrapped data key is bound to. Rebuilt from the authorized request

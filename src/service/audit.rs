@@ -63,9 +63,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use self::output::Output;
 use super::access::Caller;
-use crate::domain::{
-    Actor, Alias, CallerId, LeaseHolder, RunId, SecretName, Timestamp, TraceId, WorkflowId,
-    WorkspaceId,
+use crate::{
+    domain::{
+        Actor, Alias, CallerId, LeaseHolder, RunId, SecretName, Timestamp, TraceId, WorkflowId,
+        WorkspaceId,
+    },
+    metrics::Metrics,
 };
 
 /// What a call did to one secret, or tried to; to a whole workspace, if it is
@@ -259,6 +262,7 @@ pub struct AuditLog {
     room: Arc<Semaphore>,
     capacity: u32,
     deadline: Duration,
+    metrics: Metrics,
 }
 
 /// The lines of one call.
@@ -283,7 +287,14 @@ impl AuditLog {
             .spawn(move || write_batches(entries, output, config.batch_bytes))?;
         let capacity = u32::try_from(config.queue_bytes).unwrap_or(u32::MAX);
         let room = Arc::new(Semaphore::new(config.queue_bytes));
-        Ok(Self { queue, room, capacity, deadline: config.deadline })
+        let (deadline, metrics) = (config.deadline, Metrics::none());
+        Ok(Self { queue, room, capacity, deadline, metrics })
+    }
+
+    /// The same, its failures counted.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Writes one line per event. Returns once the operating system has taken
@@ -311,6 +322,14 @@ impl AuditLog {
     }
 
     async fn submit(&self, lines: Vec<u8>) -> Result<(), AuditUnavailable> {
+        let written = self.hand_in(lines).await;
+        if written.is_err() {
+            self.metrics.audit_failure();
+        }
+        written
+    }
+
+    async fn hand_in(&self, lines: Vec<u8>) -> Result<(), AuditUnavailable> {
         // A call larger than the whole queue fits an empty one.
         let size = u32::try_from(lines.len()).unwrap_or(u32::MAX).min(self.capacity);
         let room = Arc::clone(&self.room)

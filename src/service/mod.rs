@@ -88,6 +88,7 @@ use crate::{
         Timestamp, WorkspaceId, WrappedDataKey,
     },
     envelope::Keyring,
+    metrics::Metrics,
     store::{
         Key, Record, Store, StoreError, codec,
         witness::{ShreddedList, Witness},
@@ -129,6 +130,8 @@ pub struct Secrets {
     preparations: Rates<WorkspaceId>,
     matchers: Matchers,
     usage: UsageLog,
+    /// Counts and times what is done.
+    pub metrics: Metrics,
     /// Changes and streams under way. They go on when their caller hangs up;
     /// shutdown waits for them.
     pub changes: TaskTracker,
@@ -244,6 +247,7 @@ impl Secrets {
             preparations: Rates::per_minute(limits.preparations_per_minute, Arc::clone(&clock)),
             matchers: Matchers::default(),
             usage: UsageLog::default(),
+            metrics: Metrics::none(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
             store: Arc::clone(&witness) as Arc<dyn Store>,
@@ -261,6 +265,18 @@ impl Secrets {
     #[must_use]
     pub fn without_usage(self) -> Self {
         Self { usage: UsageLog::off(), ..self }
+    }
+
+    /// The same, counted and timed: with its keyring and audit stream, not its
+    /// store.
+    #[must_use]
+    pub fn measured(self, metrics: Metrics) -> Self {
+        Self {
+            keyring: self.keyring.measured(metrics.clone()),
+            audit: self.audit.measured(metrics.clone()),
+            metrics,
+            ..self
+        }
     }
 
     /// The same, with workspaces that are destroyed whatever the store says.

@@ -95,7 +95,7 @@ mod tests {
         for key in 0..10_000 {
             rates.count(&key).unwrap();
         }
-        *clock.0.lock().unwrap() += Duration::from_millis(100);
+        *clock.0.lock().unwrap() += Duration::from_millis(200);
         rates.count(&0).unwrap();
         rates.tidy();
         assert_eq!(rates.0.unwrap().remembered(), 1);

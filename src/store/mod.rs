@@ -7,10 +7,13 @@ pub mod fuzzing;
 pub mod redis;
 pub mod witness;
 
+mod measured;
+
 use std::{collections::HashSet, fmt};
 
 use async_trait::async_trait;
 
+pub use self::measured::MeasuredStore;
 use crate::domain::{DataKeyId, RequestId, Revision, SecretName, SecretUid, WorkspaceId};
 
 /// Key of a record within its workspace. It starts with its kind, a word that

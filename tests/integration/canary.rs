@@ -152,10 +152,12 @@ impl Stage {
     /// One more replica, as talkative as it gets.
     pub(crate) async fn replica(&mut self, flags: &[&str]) {
         let url = self.otlp.url();
-        let loud = ["--log", "trace", "--otlp-endpoint", &url];
+        let loud = ["--log", "trace"];
+        let collected =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "500")];
         let quota = ["--max-secrets-per-workspace", "4"];
         let flags = [&loud[..], &quota[..], flags].concat();
-        let replica = self.platform.launch_in(&LOUD, &flags);
+        let replica = self.platform.launch_in(&[&LOUD[..], &collected].concat(), &flags);
         replica.ready(&self.platform).await;
         self.replicas.push(replica);
     }
@@ -175,7 +177,7 @@ impl Stage {
     fn places(&self) -> Vec<(String, Vec<u8>)> {
         let mut places = vec![
             ("answers and errors".to_owned(), self.told.0.clone()),
-            ("traces".to_owned(), self.otlp.kept()),
+            ("traces and metrics".to_owned(), self.otlp.kept()),
         ];
         for (i, replica) in self.replicas.iter().enumerate() {
             places.push((format!("stderr {i}"), replica.stderr().into_bytes()));

@@ -70,6 +70,7 @@ mod store_suite;
 mod support;
 mod system_managed;
 mod tampering;
+mod telemetry;
 mod topology;
 mod tour;
 mod unprintable;

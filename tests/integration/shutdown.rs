@@ -95,13 +95,17 @@ async fn nobody_holds_it_up_beyond_the_grace_period() {
 }
 
 #[tokio::test]
-async fn a_dead_trace_collector_does_not_hold_it_up() {
+async fn a_dead_collector_does_not_hold_it_up() {
     let platform = Platform::start_with(Options::default()).await;
     // Takes connections and never answers.
     let collector = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
     let endpoint = format!("http://{}", collector.local_addr().unwrap());
-    let flags = ["--shutdown-grace", "1s", "--otlp-endpoint", &endpoint];
-    let mut replica = platform.replica_with(&flags).await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+    ];
+    let mut replica = platform.launch_in(&variables, &["--shutdown-grace", "1s"]);
+    replica.ready(&platform).await;
     let mut writer = platform.client(&replica, "platform").await;
     writer.create_secret(create("ws", "KEY", "value")).await.unwrap();
     let start = Instant::now();

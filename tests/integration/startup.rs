@@ -62,7 +62,7 @@ async fn all_faults_are_named_at_once() {
             ["--drain-delay", "2s"],
             ["--log", "a=b=c"],
             ["--log-format", "xml"],
-            ["--otlp-endpoint", "collector"],
+            ["--admin-listen", "nowhere"],
         ],
         &[("LOG_SENSITIVE_BODIES", "1"), ("LOG_SIGNABLE_BODY", "1")],
     )
@@ -100,7 +100,7 @@ async fn all_faults_are_named_at_once() {
             "--drain-delay: must",
             "--log: must",
             "--log-format: must",
-            "--otlp-endpoint: must",
+            "--admin-listen: must",
         ],
     );
     assert!(!outcome.stderr.contains("open to all"), "{}", outcome.stderr);
@@ -139,7 +139,7 @@ const FAULTY: [Setting<'_>; 22] = [
     ["--deleted-retention", "3651d"],
     ["--rotate-data-keys-after", "59m"],
     ["--rotate-data-keys-after-changes", "999"],
-    ["--otlp-endpoint", "http://x:y"],
+    ["--admin-listen", "9464"],
 ];
 
 const FAULTS: [&str; 25] = [
@@ -167,7 +167,7 @@ const FAULTS: [&str; 25] = [
     "--rotate-data-keys-after: must be 0s or at least 1h",
     "--rotate-data-keys-after-changes: must be a number of changes, 0 or at least 1000",
     "--deleted-retention: must be at most 3650days",
-    "--otlp-endpoint: must",
+    "--admin-listen: must",
 ];
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
         (["--audit", &below], &format!("--audit: {below}: Not a directory")),
         (["--audit", &path(&empty)], &format!("--audit: {}: is not a regular", path(&empty))),
         (["--redis-ca", &path(&plain)], &format!("--redis-ca {}: holds no", path(&plain))),
-        (["--otlp-endpoint", "http://x:y"], "--otlp-endpoint: must"),
+        (["--admin-listen", "9464"], "--admin-listen: must"),
         (["--max-secrets-per-workspace", "0"], "--max-secrets-per-workspace: must"),
         (["--max-secrets-per-workspace", "4294967296"], "--max-secrets-per-workspace: must"),
         (["--max-versions", "101"], "--max-versions: must"),

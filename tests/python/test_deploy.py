@@ -159,6 +159,23 @@ class Kubernetes(unittest.TestCase):
             if entry["value"].startswith("/"):
                 self.assertIn(entry["value"].rpartition("/")[0], mounts, entry["name"])
 
+    def test_prometheus_finds_and_reaches_the_admin_port(self):
+        found = resources()
+        template = found["Deployment"]["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        env = {e["name"]: e["value"] for e in container["env"]}
+        port = int(env["WORKFLOW_SECRETS_ADMIN_LISTEN"].rpartition(":")[2])
+        ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+        self.assertEqual(ports["admin"], port)
+        annotations = template["metadata"]["annotations"]
+        self.assertEqual(annotations["prometheus.io/port"], str(port))
+        self.assertEqual(annotations["prometheus.io/path"], "/metrics")
+        clients, monitoring = found["NetworkPolicy"]["spec"]["ingress"]
+        self.assertEqual([p["port"] for p in clients["ports"]], [ports["grpc"]])
+        self.assertEqual([p["port"] for p in monitoring["ports"]], [port])
+        # Clients of the API reach it by a service; nobody needs one for this.
+        self.assertNotIn("admin", [p["name"] for p in found["Service"]["spec"]["ports"]])
+
     def test_only_readiness_depends_on_redis_and_the_kms(self):
         (container,) = resources()["Deployment"]["spec"]["template"]["spec"]["containers"]
         service = ["--service", "workflowsecrets.v1.SecretsService"]

@@ -57,12 +57,7 @@ fuzz_target!(|data: &[u8]| {
         3 => settles(bytes, codec::decode_data_key, codec::encode_data_key, PartialEq::eq),
         4 => settles(bytes, codec::decode_tombstone, codec::encode_tombstone, PartialEq::eq),
         5 => settles(bytes, codec::decode_request, codec::encode_request, PartialEq::eq),
-        6 => settles(
-            bytes,
-            |b| codec::decode_lease(&name, b),
-            codec::encode_lease,
-            PartialEq::eq,
-        ),
+        6 => settles(bytes, |b| codec::decode_lease(&name, b), codec::encode_lease, PartialEq::eq),
         7 => settles(
             bytes,
             |b| codec::decode_usage(&name, b),

@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
 use super::url::RedisUrl;
+use crate::metrics::Metrics;
 
 /// How to reach Redis and what to demand of it.
 ///
@@ -41,6 +42,8 @@ pub struct RedisConfig {
     pub min_replicas: u32,
     /// Refuses a Redis without an append-only file instead of warning.
     pub require_durable: bool,
+    /// Counts the connections that are replaced.
+    pub metrics: Metrics,
 }
 
 impl RedisConfig {
@@ -60,6 +63,7 @@ impl RedisConfig {
             connect_timeout: Duration::from_secs(1),
             min_replicas: 0,
             require_durable: false,
+            metrics: Metrics::none(),
         }
     }
 }

@@ -202,7 +202,7 @@ async fn supervise(
     mut first: Option<Opened>,
 ) {
     let (first_pause, longest) = PAUSES;
-    let mut pause = first_pause;
+    let (mut pause, mut replaced) = (first_pause, false);
     loop {
         let mut told = None;
         let opened = loop {
@@ -222,9 +222,13 @@ async fn supervise(
         };
         state.send_replace(State::Up(Live::of(&opened)));
         tracing::info!(node = %address, "connected to Redis");
+        if replaced {
+            config.metrics.store_reconnect();
+        }
         let since = Instant::now();
         // Whether it ended or was aborted makes no difference.
         let _ = opened.driver.await;
+        replaced = true;
         state.send_replace(State::Down(Instant::now()));
         tracing::warn!(node = %address, "connection to Redis lost");
         if since.elapsed() > longest {

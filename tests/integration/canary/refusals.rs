@@ -122,10 +122,12 @@ async fn fields(stage: &mut Stage, canary: &str) {
         alias: alias.to_owned(),
         ..Default::default()
     };
-    let asks: [&dyn Fn(&mut _); 5] = [
+    let unknown = |uid: &str| Credential { uid: uid.to_owned(), ..credential("KEY", "a") };
+    let asks: [&dyn Fn(&mut _); 6] = [
         &|r: &mut ResolveSecretsRequest| canary.clone_into(&mut r.workspace),
         &|r| r.credentials = vec![credential("KEY", canary), credential(canary, "a")],
         &|r| r.credentials = vec![credential("KEY", "a"), credential("OTHER", "a")],
+        &|r| r.credentials = vec![unknown(canary)],
         &|r| control.clone_into(&mut r.workflow_id),
         &|r| control.clone_into(&mut r.run_id),
     ];

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -74,7 +74,7 @@ impl Edge {
         let stopped = stop.clone().cancelled_owned();
         tokio::spawn(async move {
             let health = Health::default();
-            let span = |_: &Request<()>| tracing::Span::none();
+            let span = |_: &str, _: &HeaderMap| tracing::Span::none();
             grpc::serve(secrets, &health, config, incoming, stopped, span).await.unwrap();
         });
         Self { address, ca, audit, _stop: stop.drop_guard(), _dir: dir }

@@ -57,6 +57,13 @@ impl Ca {
         self.issue(&server_params())
     }
 
+    /// The same, valid for some time more.
+    pub(crate) fn expiring_server(&self, left: Duration) -> Identity {
+        let mut params = server_params();
+        params.not_after = (SystemTime::now() + left).into();
+        self.issue(&params)
+    }
+
     /// The same, but expired in that year.
     pub(crate) fn server_until(&self, year: i32) -> Identity {
         let mut params = server_params();

@@ -228,7 +228,8 @@ impl Platform {
         KeyServiceClient::new(self.channel_as(replica, caller).await)
     }
 
-    async fn channel_as(&self, replica: &Replica, caller: &str) -> Channel {
+    /// A channel to one replica, as one of [`CALLERS`].
+    pub(crate) async fn channel_as(&self, replica: &Replica, caller: &str) -> Channel {
         self.channel(replica, Some(&self.identity(caller))).await
     }
 

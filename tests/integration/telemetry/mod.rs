@@ -1,0 +1,8 @@
+//! What the service tells of itself: over OTLP to a collector, at `/metrics` to
+//! Prometheus, and in its log.
+
+mod admin;
+mod catalogue;
+mod http;
+mod sent;
+mod slow;
