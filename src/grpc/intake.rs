@@ -20,7 +20,7 @@ use crate::{domain::CallerId, service::Error};
 /// Bytes of messages that are not there as a whole yet, and of answers that
 /// are not read yet, on all connections together. One caller may have three
 /// quarters.
-const MAX_HELD: usize = 32 * 1024 * 1024;
+const MAX_HELD: usize = 24 * 1024 * 1024;
 
 /// Counted in such pieces.
 const PIECE: usize = 16 * 1024;
