@@ -159,19 +159,19 @@ async fn answers_that_nobody_reads_are_kept_within_bounds() {
                 let call = [open_call(stream, RESOLVE, &[]), data(stream, &request)].concat();
                 one.send(&call).await.unwrap();
             }
-            // Far more than it takes to make them.
-            siege.others.until_served(100).await;
+            // Time enough to make them all.
+            siege.others.until_served(30).await;
             if window > 0 {
                 return;
             }
-            // Read after all, each comes to an end: whole, or withheld.
+            // Read after all, each comes to an end: whole, or withheld. So does the
+            // connection, if the sign of life that it owes is long due.
             let listener = one.listen();
             let more = |stream| frame(WINDOW_UPDATE, 0, stream, &(8_u32 << 20).to_be_bytes());
             let all: Vec<_> = (0..60).flat_map(|index| more(index * 2 + 1)).collect();
-            let sent = one.send(&[more(0).repeat(60), all].concat()).await;
-            assert!(sent.is_ok(), "{sent:?} {:?}", listener.heard());
+            let _ = one.send(&[more(0).repeat(60), all].concat()).await;
             let all = async {
-                while listener.heard().ended < 60 {
+                while listener.heard().ended < 60 && !listener.ended() {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             };
