@@ -73,16 +73,20 @@ impl Drop for Timed<'_> {
 
 #[async_trait]
 impl Store for MeasuredStore {
-    async fn read(
+    async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        self.timed(StoreOperation::Read, self.store.read(workspace, keys)).await
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
+        self.timed(StoreOperation::Read, self.store.read_at(workspace, keys)).await
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        self.timed(StoreOperation::Commit, self.store.commit(workspace, batch)).await
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
+        self.timed(StoreOperation::Commit, self.store.commit_at(workspace, batch)).await
     }
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
