@@ -184,14 +184,6 @@ fn failure(error: redb::Error) -> StoreError {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn read(
-        &self,
-        workspace: &WorkspaceId,
-        keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        Ok(self.read_at(workspace, keys).await?.1)
-    }
-
     async fn read_at(
         &self,
         workspace: &WorkspaceId,
@@ -216,18 +208,29 @@ impl Store for EmbeddedStore {
         Ok((revision.map(Revision::from_u64), records.collect::<Result<_, _>>()?))
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         batch.check()?;
         let (workspace, now) = (workspace.clone(), self.clock.now().seconds());
         self.run(move |database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
+            let advances = batch.advances();
             let result = apply(&transaction, workspace.as_str(), batch, now)?;
-            match result {
-                Commit::Done => transaction.commit()?,
-                _ => transaction.abort()?,
+            let mut revision = None;
+            if result == Commit::Done {
+                if advances {
+                    let revisions = transaction.open_table(REVISIONS)?;
+                    revision = revisions.get(workspace.as_str())?.map(|number| number.value());
+                }
+                transaction.commit()?;
+            } else {
+                transaction.abort()?;
             }
-            Ok(result)
+            Ok((result, revision.map(Revision::from_u64)))
         })
         .await
     }

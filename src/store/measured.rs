@@ -73,25 +73,12 @@ impl Drop for Timed<'_> {
 
 #[async_trait]
 impl Store for MeasuredStore {
-    async fn read(
-        &self,
-        workspace: &WorkspaceId,
-        keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        self.timed(StoreOperation::Read, self.store.read(workspace, keys)).await
-    }
-
-    // Not left to the trait: what it does by itself takes two round trips.
     async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
     ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
         self.timed(StoreOperation::Read, self.store.read_at(workspace, keys)).await
-    }
-
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        self.timed(StoreOperation::Commit, self.store.commit(workspace, batch)).await
     }
 
     async fn commit_at(

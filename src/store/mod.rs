@@ -324,38 +324,39 @@ pub enum StoreError {
 /// (`tests/integration/store_suite.rs`).
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Reads records, in the order of `keys`, at one moment, in one round
-    /// trip.
-    async fn read(
-        &self,
-        workspace: &WorkspaceId,
-        keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError>;
-
-    /// The same, and the workspace's revision at that moment or just after. No
-    /// further round trip, where the engine can.
+    /// Reads records, in the order of `keys`, at one moment, and the workspace's
+    /// revision at that moment or just after; in one round trip.
     async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
-        let revision = self.revision(workspace).await?;
-        Ok((revision, self.read(workspace, keys).await?))
-    }
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError>;
 
     /// Carries a batch out, whole or not at all, durably as the engine is set
     /// up. Not cancelled halfway by dropping the future, but the outcome is
-    /// then unknown.
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError>;
-
-    /// The same, and the revision that the workspace got by it, where the engine
-    /// can tell that at no cost.
+    /// then unknown. With it comes the revision that the workspace got by it, if
+    /// it got one.
     async fn commit_at(
         &self,
         workspace: &WorkspaceId,
         batch: Batch,
-    ) -> Result<(Commit, Option<Revision>), StoreError> {
-        Ok((self.commit(workspace, batch).await?, None))
+    ) -> Result<(Commit, Option<Revision>), StoreError>;
+
+    /// [`Self::read_at`] without the revision. Reading nothing asks nothing.
+    async fn read(
+        &self,
+        workspace: &WorkspaceId,
+        keys: &[Key],
+    ) -> Result<Vec<Option<Record>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.read_at(workspace, keys).await?.1)
+    }
+
+    /// [`Self::commit_at`] without the revision.
+    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+        Ok(self.commit_at(workspace, batch).await?.0)
     }
 
     /// Tells states of a workspace apart: greater after each batch that puts or

@@ -189,14 +189,6 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn read(
-        &self,
-        workspace: &WorkspaceId,
-        keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        Ok(self.read_at(workspace, keys).await?.1)
-    }
-
     async fn read_at(
         &self,
         workspace: &WorkspaceId,
@@ -227,10 +219,6 @@ impl Store for RedisStore {
             }
             _ => Err(NOT_UNDERSTOOD),
         }
-    }
-
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        Ok(self.commit_at(workspace, batch).await?.0)
     }
 
     async fn commit_at(

@@ -204,17 +204,6 @@ fn listed_tombstone() -> Record {
 
 #[async_trait]
 impl Store for Witness {
-    async fn read(
-        &self,
-        workspace: &WorkspaceId,
-        keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(self.read_at(workspace, keys).await?.1)
-    }
-
     async fn read_at(
         &self,
         workspace: &WorkspaceId,
@@ -238,10 +227,6 @@ impl Store for Witness {
             (_, None) => self.compare(workspace, &known, revision),
         }
         Ok((revision, records))
-    }
-
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        Ok(self.commit_at(workspace, batch).await?.0)
     }
 
     async fn commit_at(

@@ -216,19 +216,23 @@ struct Racing {
 
 #[async_trait]
 impl Store for Racing {
-    async fn read(
+    async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.read(workspace, keys).await
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
+        self.store.read_at(workspace, keys).await
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         if self.lose.load(Ordering::SeqCst) {
-            return Ok(Commit::Conflict(batch.operations[0].key.clone()));
+            return Ok((Commit::Conflict(batch.operations[0].key.clone()), None));
         }
-        self.store.commit(workspace, batch).await
+        self.store.commit_at(workspace, batch).await
     }
 
     async fn shred(

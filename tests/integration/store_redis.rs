@@ -47,8 +47,8 @@ async fn two_hundred_records_are_one_hmget() {
     let after = commands();
     assert!(found.iter().all(Option::is_some));
     assert_eq!(server.calls("hmget") - calls, 1);
-    // HMGET, the GET of the revision that is sent with it, and the first INFO; the
-    // second does not yet count itself.
+    // HMGET, GET of the revision and the first INFO; the second does not yet
+    // count itself.
     assert_eq!(after - before, 3);
 }
 

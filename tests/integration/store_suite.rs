@@ -34,6 +34,7 @@ macro_rules! suite {
             a_quota_counts_what_is_there_afterwards
             a_quota_counts_one_kind
             each_change_has_a_greater_revision
+            calls_tell_the_revision
             a_shredded_workspace_stays_so
             a_shredding_remembers_no_request
             no_commit_outlives_a_shredding
@@ -286,6 +287,25 @@ pub(crate) async fn a_quota_counts_one_kind(store: S) {
     assert_eq!(run(&store, "w", limited(Key::EARLIER, 0, gone)).await, "done");
     let fifth = vec![put(Key::earlier(uid, 1), None, rec(1, b"old"))];
     assert_eq!(run(&store, "w", limited(Key::EARLIER, 5, fifth)).await, "done");
+}
+
+pub(crate) async fn calls_tell_the_revision(store: S) {
+    let told = async |batch| store.commit_at(&ws("w"), batch).await.unwrap().1;
+    let read = async || store.read_at(&ws("w"), &[meta("A")]).await.unwrap();
+    let kept = |one| Batch { bookkeeping: true, ..batch([one]) };
+    assert_eq!(told(kept(put(meta("NOTE"), None, rec(1, b"a")))).await, None);
+    assert_eq!(read().await.0, None);
+    let first = told(batch([put(meta("A"), None, rec(1, b"a"))])).await;
+    assert!(first.is_some());
+    let (revision, records) = read().await;
+    assert_eq!((revision, records.len()), (first, 1));
+    assert_eq!(told(kept(delete(meta("NOTE"), at(1)))).await, None);
+    assert_eq!(told(batch([check(meta("A"), at(1))])).await, None);
+    assert_eq!(told(batch([put(meta("A"), at(9), rec(2, b"a"))])).await, None);
+    let second = told(batch([delete(meta("A"), None)])).await;
+    assert_eq!(second.map(Revision::as_u64), first.map(|first| first.as_u64() + 1));
+    assert_eq!(read().await.0, second);
+    assert_eq!(store.revision(&ws("w")).await.unwrap(), second);
 }
 
 pub(crate) async fn each_change_has_a_greater_revision(store: S) {

@@ -112,16 +112,20 @@ impl GatedStore {
 
 #[async_trait]
 impl Store for GatedStore {
-    async fn read(
+    async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        self.between(self.1.read(workspace, keys)).await
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
+        self.between(self.1.read_at(workspace, keys)).await
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
-        self.between(self.1.commit(workspace, batch)).await
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
+        self.between(self.1.commit_at(workspace, batch)).await
     }
 
     async fn shred(

@@ -50,22 +50,26 @@ impl Stopping {
 
 #[async_trait]
 impl Store for Stopping {
-    async fn read(
+    async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
         self.alive()?;
-        self.store.read(workspace, keys).await
+        self.store.read_at(workspace, keys).await
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         self.alive()?;
         if batch.operations.iter().all(|one| one.write == Write::Nothing) {
-            return self.store.commit(workspace, batch).await;
+            return self.store.commit_at(workspace, batch).await;
         }
         let (done, answered) = self.change();
-        let outcome = if done { self.store.commit(workspace, batch).await } else { Err(GONE) };
+        let outcome = if done { self.store.commit_at(workspace, batch).await } else { Err(GONE) };
         if answered { outcome } else { Err(GONE) }
     }
 

@@ -248,15 +248,19 @@ struct Marking {
 
 #[async_trait]
 impl Store for Marking {
-    async fn read(
+    async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
-        self.store.read(workspace, keys).await
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
+        self.store.read_at(workspace, keys).await
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         let destroys =
             |one: &&Operation| one.key.as_str().starts_with("p/") && one.write == Write::Delete;
         let again = |left: usize| left.checked_sub(1);
@@ -268,7 +272,7 @@ impl Store for Marking {
             let mark = Batch { operations: vec![mark], ..Batch::default() };
             assert!(self.store.commit(workspace, mark).await? == Commit::Done);
         }
-        self.store.commit(workspace, batch).await
+        self.store.commit_at(workspace, batch).await
     }
 
     async fn shred(

@@ -141,27 +141,38 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn read(
+    async fn read_at(
         &self,
         workspace: &WorkspaceId,
         keys: &[Key],
-    ) -> Result<Vec<Option<Record>>, StoreError> {
+    ) -> Result<(Option<Revision>, Vec<Option<Record>>), StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         if let Some(fault) = self.read_fault.lock().unwrap().clone() {
             return Err(fault);
         }
         let records = self.records(workspace);
-        Ok(keys.iter().map(|key| records.get(key).cloned()).collect())
+        let found = keys.iter().map(|key| records.get(key).cloned()).collect();
+        Ok((self.revision(workspace).await?, found))
     }
 
-    async fn commit(&self, workspace: &WorkspaceId, batch: Batch) -> Result<Commit, StoreError> {
+    async fn commit_at(
+        &self,
+        workspace: &WorkspaceId,
+        batch: Batch,
+    ) -> Result<(Commit, Option<Revision>), StoreError> {
         let writes = batch.operations.iter().any(|operation| operation.write != Write::Nothing);
         if let Some((key, record)) = self.overtaking.lock().unwrap().take_if(|_| writes) {
             self.set(workspace, key, Some(record));
         }
         let fault = self.commit_fault.lock().unwrap().take_if(|_| writes);
         match fault {
-            None => Ok(self.carry_out(workspace, batch)),
+            None => {
+                let revision = || self.revisions.lock().unwrap().get(workspace).copied();
+                let before = revision();
+                let commit = self.carry_out(workspace, batch);
+                let after = revision().filter(|after| Some(*after) != before);
+                Ok((commit, after.map(Revision::from_u64)))
+            }
             Some((error, done)) => {
                 if done {
                     self.carry_out(workspace, batch);
