@@ -303,14 +303,18 @@ async fn waiting_for_replicas_does_not_hold_reads_up() {
         store.read(&ws("w"), &[meta("N0")]).await.unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    let mut sent = 0;
+    let (mut sent, mut kept_back) = (0_usize, 0_usize);
     for commit in commits {
         match commit.await.unwrap() {
             Some(StoreError::NotReplicated { .. }) => sent += 1,
+            Some(StoreError::Unavailable("too many commits wait for replicas")) => kept_back += 1,
+            // On a busy machine the answer may come too late.
             other => assert!(matches!(other, Some(StoreError::Unavailable(_))), "{other:?}"),
         }
     }
     // Those that had no turn were never sent.
-    assert_eq!(server.cli(&["HLEN", "workflow-secrets:{w}:records"]), sent.to_string());
+    let records: usize =
+        server.cli(&["HLEN", "workflow-secrets:{w}:records"]).trim().parse().unwrap();
+    assert!((sent..=4 - kept_back).contains(&records), "{sent} {records} {kept_back}");
     assert!(sent >= 1);
 }
