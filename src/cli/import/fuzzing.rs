@@ -3,14 +3,14 @@
 use super::document::parse;
 use crate::config::Format;
 
+/// A name with its value, or a line with its fault.
+type Told<N> = Vec<(N, String)>;
+
 /// Names and values of a file, in its order.
 ///
 /// # Errors
 /// Line and text of each fault.
-pub fn entries(
-    format: Format,
-    bytes: &[u8],
-) -> Result<Vec<(String, String)>, Vec<(usize, String)>> {
+pub fn entries(format: Format, bytes: &[u8]) -> Result<Told<String>, Told<usize>> {
     match parse(format, bytes) {
         Ok(entries) => Ok(entries
             .iter()
