@@ -16,6 +16,8 @@ unset CARGO_ENCODED_RUSTFLAGS RUSTFLAGS CARGO_BUILD_TARGET
 export RUSTC_WRAPPER=$PWD/rustc.sh
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/../target}
 cargo build --locked --quiet
+# Logs are opened before any target runs.
+mkdir -p target
 
 fuzz() {
     local target=$1
