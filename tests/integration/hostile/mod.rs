@@ -39,7 +39,10 @@ impl Siege {
     async fn start() -> Self {
         let platform = Platform::start_with(Options::default()).await;
         // Whoever uses up the processor makes Redis look slow.
-        let replica = platform.replica_with(&["--redis-timeout", "5s"]).await;
+        // The allocator's settings are those of the manifests in deploy/.
+        let variables = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")];
+        let replica = platform.launch_in(&variables, &["--redis-timeout", "5s"]);
+        replica.ready(&platform).await;
         let mut writer = platform.client(&replica, "platform").await;
         writer.create_secret(create("ws", "KEY", "value")).await.unwrap();
         let executor = pki::client_config(&platform.ca, Some(&platform.identity("executor")));
