@@ -266,18 +266,22 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         &self,
         request: Request<proto::ResolveSecretsRequest>,
     ) -> Result<Response<proto::ResolveSecretsResponse>, Status> {
-        let turn = self.turns.wait(request.get_ref().credentials.len()).await;
+        let turns = &self.turns;
         let answer = self.call(
             Action::Resolve,
             request,
             convert::resolve,
             |secrets, caller, command| async move {
-                secrets.resolve(&caller, command).await.map(convert::resolved)
+                // Only what was parsed waits: a message may hold far more than
+                // the names it is refused for.
+                let turn = turns.wait(command.credentials.count()).await;
+                let resolved = secrets.resolve(&caller, command).await?;
+                Ok((convert::resolved(resolved), turn))
             },
         );
-        let mut answer = answer.await?;
-        answer.extensions_mut().insert(turn);
-        Ok(answer)
+        let (metadata, (answer, turn), mut extensions) = answer.await?.into_parts();
+        extensions.insert(turn);
+        Ok(Response::from_parts(metadata, answer, extensions))
     }
 
     async fn acquire_refresh_lease(

@@ -79,6 +79,11 @@ impl Credentials {
         if twice.is_empty() { Ok(Self(credentials)) } else { Err(Error::Invalid(twice)) }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn all(&self) -> &[Credential] {
         &self.0
     }

@@ -8,6 +8,8 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use workflow_secrets::grpc::proto::{Credential, ResolveSecretsRequest};
+
 use super::support::{
     documents::{open, redact, render_json},
     kms_endpoint::Fault,
@@ -297,4 +299,38 @@ async fn who_has_waited_for_half_of_their_time_is_sent_away() {
     platform.kms.heal();
     let _ = cold.await.unwrap();
     until_resolved(&mut executor, "slow").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_names_are_refused_at_once_though_many_values_are_in_turn() {
+    let platform = Platform::start_with(Options::default()).await;
+    let first = platform.replica().await;
+    let mut writer = platform.client(&first, "platform").await;
+    writer.create_secret(create("slow", "KEY", "v")).await.unwrap();
+    let replica = platform.replica().await;
+    let mut executor = platform.client(&replica, "executor").await;
+    platform.kms.fault(Fault::Hang);
+    let before = platform.kms.decrypts();
+    let credential = |number: usize| Credential {
+        secret: "KEY".to_owned(),
+        alias: format!("A{number}"),
+        ..Credential::default()
+    };
+    let request = |names| ResolveSecretsRequest {
+        credentials: (0..names).map(credential).collect(),
+        ..resolve("slow", &[])
+    };
+    let all = request(100);
+    let cold = tokio::spawn(async move { executor.resolve_secrets(all).await });
+    let start = Instant::now();
+    while platform.kms.decrypts() == before {
+        assert!(start.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(10)).await;
+    }
+    let hurried = Hurried::new(&platform, &replica, "executor");
+    let status = hurried.call("ResolveSecrets", &request(1_000), "2S").await.expect("no answer");
+    assert_eq!(reason(&status).1, "TOO_MANY_CREDENTIALS");
+    assert!(!cold.is_finished());
+    platform.kms.heal();
+    let _ = cold.await.unwrap();
 }
