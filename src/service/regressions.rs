@@ -6,6 +6,10 @@ use crate::{
     store::witness::Regression,
 };
 
+/// Audit lines written at once: a whole store that has gone back must neither
+/// fill the queue of the audit stream nor wait until it is empty.
+const STEP: usize = 100;
+
 /// Log lines of one look; of the other workspaces the number is told, and the
 /// audit stream has a line of each.
 const LINES: usize = 20;
@@ -51,9 +55,13 @@ impl Secrets {
         if more > 0 {
             tracing::error!(more, "THE STORE HAS GONE BACK in further workspaces");
         }
-        if self.audit.write(events).await.is_err() {
-            // Told again, rather than not at all.
-            self.witness.keep_untold(regressions);
+        for (step, events) in events.chunks(STEP).enumerate() {
+            if self.audit.write(events.to_vec()).await.is_err() {
+                // Told again, rather than not at all.
+                let untold = regressions.into_iter().skip(step.saturating_mul(STEP));
+                self.witness.keep_untold(untold.collect());
+                return;
+            }
         }
     }
 }

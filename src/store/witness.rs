@@ -106,7 +106,10 @@ impl Witness {
 
     /// Puts back what could not be told.
     pub fn keep_untold(&self, untold: BTreeMap<WorkspaceId, Regression>) {
-        self.lock().untold.extend(untold);
+        let mut seen = self.lock();
+        for (workspace, regression) in untold {
+            seen.note(&workspace, regression);
+        }
     }
 
     fn known(&self, workspace: &WorkspaceId) -> Known {
@@ -247,10 +250,12 @@ impl Store for Witness {
 
     async fn revision(&self, workspace: &WorkspaceId) -> Result<Option<Revision>, StoreError> {
         let known = self.known(workspace);
-        let revision = self.store.revision(workspace).await?;
-        if known.grave.is_none() {
-            self.compare(workspace, &known, revision);
+        if known.grave.is_some() {
+            // Or what was made of its values before would still count as true.
+            return Ok(None);
         }
+        let revision = self.store.revision(workspace).await?;
+        self.compare(workspace, &known, revision);
         Ok(revision)
     }
 

@@ -1,7 +1,12 @@
 //! The store goes back under a running service: an older snapshot is put in its
 //! place.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -13,6 +18,7 @@ use workflow_secrets::{
         CheckReferencesRequest, Credential, RenderTemplateRequest, ResolveSecretsRequest,
         ResolveSecretsResponse, ShredWorkspaceRequest, render_template_request::Template,
     },
+    service::{GetSecret, audit::AuditSink},
     store::{
         Batch, Commit, Expect, Key, Operation, Record, Store, Write,
         witness::{Regression, ShreddedList, Witness},
@@ -22,6 +28,8 @@ use workflow_secrets::{
 use crate::{
     cli::{assert_told, cli},
     support::{
+        fake_kms::FakeKms,
+        manual_clock::ManualClock,
         memory_store::MemoryStore,
         platform::{
             Client, Platform, Replica, create, delete, get, list, reason, resolve, update, value,
@@ -29,6 +37,7 @@ use crate::{
         },
         program,
         redis_server::Options,
+        service,
     },
 };
 
@@ -278,6 +287,11 @@ async fn a_revision_may_only_grow_and_not_by_much() {
     witness.keep_untold(told.clone());
     assert_eq!(witness.take_regressions(), told);
     assert!(witness.take_regressions().is_empty());
+    // What was seen meanwhile, and is worse, stays.
+    let shredded = [(ws("ws"), Regression::Resurrected)].into();
+    witness.keep_untold(BTreeMap::clone(&shredded));
+    witness.keep_untold(told);
+    assert_eq!(witness.take_regressions(), shredded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -319,10 +333,52 @@ async fn a_list_counts_while_it_names_a_workspace() {
     assert!(witness.commit(&ws("ws"), put(None)).await == Ok(Commit::Shredded));
     assert!(witness.keys(&ws("ws"), "", 9).await.unwrap().is_empty());
     assert!(witness.scan(&ws("ws"), "", None, 9).await.unwrap().is_empty());
+    // What was made of it before is not true any more.
+    assert!(store.revision(&ws("ws")).await.unwrap().is_some());
+    assert_eq!(witness.revision(&ws("ws")).await, Ok(None));
     // Of the one that the store never had there is nothing to tell.
     let told: Vec<_> = witness.take_regressions().into_iter().collect();
     assert_eq!(told, [(ws("ws"), Regression::Resurrected)]);
     listed.store(Arc::default());
     assert_eq!(read("ws").await, [true, false]);
     assert!(witness.take_regressions().is_empty());
+}
+
+/// Keeps each write.
+#[derive(Clone, Default)]
+struct Writes(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl io::Write for Writes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().push(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_whole_store_that_has_gone_back_does_not_fill_the_audit_stream() {
+    const WORKSPACES: usize = 250;
+    let store = Arc::new(MemoryStore::default());
+    let writes = Writes::default();
+    let (kms, clock) = (Arc::new(FakeKms::default()), Arc::new(ManualClock::default()));
+    let audit = AuditSink::Writer(Box::new(writes.clone()));
+    let secrets = service::secrets(store.clone(), kms, clock, audit);
+    for revision in [2, 1] {
+        for number in 0..WORKSPACES {
+            let workspace = ws(&format!("ws{number}"));
+            store.set_revision(&workspace, revision);
+            let name = SecretName::parse("KEY").unwrap();
+            assert!(secrets.get(&service::caller(), GetSecret { workspace, name }).await.is_err());
+        }
+    }
+    writes.0.lock().unwrap().clear();
+    secrets.tidy().await;
+    let lines = |write: &Vec<u8>| write.iter().filter(|byte| **byte == b'\n').count();
+    let written: Vec<_> = writes.0.lock().unwrap().iter().map(lines).collect();
+    assert_eq!(written.iter().sum::<usize>(), WORKSPACES);
+    assert!(written.iter().all(|lines| *lines <= 100), "{written:?}");
 }
