@@ -408,7 +408,7 @@ pub(super) fn page(page: Page) -> proto::ListSecretsResponse {
 }
 
 pub(super) fn resolved(all: Vec<Resolved>) -> proto::ResolveSecretsResponse {
-    let entry = |Resolved { alias, name, uid, payload }: Resolved| {
+    let entry = |Resolved { alias, name, uid, payload, .. }: Resolved| {
         let (version, expire_time) = (payload.version, payload.expire_time.map(timestamp));
         // Moved out under the last of its aliases, copied for the others.
         let value = match Arc::try_unwrap(payload) {

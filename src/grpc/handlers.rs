@@ -11,7 +11,6 @@ use tracing::Instrument as _;
 use super::{
     convert, documents,
     identity::{self, IdentityError},
-    intake::Turns,
     proto,
     redact::{self, Answers},
 };
@@ -21,12 +20,11 @@ use crate::service::{Error, Secrets, access::Caller, audit::Action};
 pub(super) struct Handlers {
     secrets: Arc<Secrets>,
     redaction_idle: Duration,
-    turns: Turns,
 }
 
 impl Handlers {
     pub(super) fn new(secrets: Arc<Secrets>, redaction_idle: Duration) -> Self {
-        Self { secrets, redaction_idle, turns: Turns::new() }
+        Self { secrets, redaction_idle }
     }
 
     async fn call<Q, C, T, F>(
@@ -266,21 +264,20 @@ impl proto::secrets_service_server::SecretsService for Handlers {
         &self,
         request: Request<proto::ResolveSecretsRequest>,
     ) -> Result<Response<proto::ResolveSecretsResponse>, Status> {
-        let turns = &self.turns;
         let answer = self.call(
             Action::Resolve,
             request,
             convert::resolve,
             |secrets, caller, command| async move {
-                // Only what was parsed waits: a message may hold far more than
-                // the names it is refused for.
-                let turn = turns.wait(command.credentials.count()).await;
                 let resolved = secrets.resolve(&caller, command).await?;
+                let turn = resolved.first().map(|one| one.turn.clone());
                 Ok((convert::resolved(resolved), turn))
             },
         );
         let (metadata, (answer, turn), mut extensions) = answer.await?.into_parts();
-        extensions.insert(turn);
+        if let Some(turn) = turn {
+            extensions.insert(turn);
+        }
         Ok(Response::from_parts(metadata, answer, extensions))
     }
 

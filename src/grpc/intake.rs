@@ -11,7 +11,6 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use http_body::{Body as _, Frame};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, body::Body};
 
 use super::shares::{Place, Shares};
@@ -73,39 +72,6 @@ impl Room {
         }
         held.0.truncate(pieces);
         Ok(())
-    }
-}
-
-/// Values of all calls that ask for many, from the store to the answer: these
-/// calls wait for each other, so that not all their values are in memory at
-/// once. Calls for few wait for nobody.
-pub(super) struct Turns(Arc<Semaphore>);
-
-/// Values in turn together.
-const VALUES: u32 = 128;
-
-/// Up to here, a call asks for few.
-const FEW: usize = 8;
-
-/// The turn of a call. Goes along with its answer, until that is counted.
-#[derive(Clone)]
-pub(super) struct Turn(
-    #[expect(dead_code, reason = "held for its drop")] Option<Arc<OwnedSemaphorePermit>>,
-);
-
-impl Turns {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(VALUES as usize)))
-    }
-
-    /// Waits for the turn of a call for so many values.
-    pub(super) async fn wait(&self, values: usize) -> Turn {
-        if values <= FEW {
-            return Turn(None);
-        }
-        let values = u32::try_from(values).map_or(VALUES, |values| values.min(VALUES));
-        // It is never closed.
-        Turn(Arc::clone(&self.0).acquire_many_owned(values).await.ok().map(Arc::new))
     }
 }
 

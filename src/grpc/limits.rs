@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use super::{
     answer::{self, Patience},
     identity::Peer,
-    intake::{self, Held, Room, Turn},
+    intake::{self, Held, Room},
     seldom::Seldom,
     server::ServerConfig,
     shares::Shares,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     domain::CallerId,
-    service::{Error, Secrets, turns::Lane},
+    service::{Error, Secrets, turns::Lane, values::ValueTurn},
     template::MAX_TEMPLATE_BYTES,
 };
 
@@ -323,7 +323,8 @@ where
             };
             let patience = limits.patience(&kind, time);
             let mut answer = explain(answer);
-            let (mut held, mut turn) = (Held::default(), answer.extensions_mut().remove::<Turn>());
+            let (mut held, mut turn) =
+                (Held::default(), answer.extensions_mut().remove::<ValueTurn>());
             let count = move |bytes| {
                 drop(turn.take());
                 match &caller {

@@ -14,6 +14,7 @@ use super::{
     seldom::Seldom,
     shares::{self, Shares},
     turns::{self, Turns},
+    values::ValueTurns,
 };
 use crate::domain::{CallerId, Clock, Deadline, WorkspaceId};
 
@@ -46,6 +47,7 @@ pub(super) struct Admission {
     turns: Arc<Turns<WorkspaceId>>,
     documents: Arc<Shares<WorkspaceId>>,
     redactions: Arc<Shares<WorkspaceId>>,
+    pub(super) values: ValueTurns,
     refused: Seldom,
 }
 
@@ -64,6 +66,7 @@ impl Admission {
             turns: Turns::new(limits.workspace_calls_at_once.get(), limits.workspace_calls),
             documents: share(limits.workspace_documents),
             redactions: share(limits.workspace_redactions),
+            values: ValueTurns::new(),
             refused: Seldom::default(),
         }
     }

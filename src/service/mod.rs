@@ -8,6 +8,7 @@ pub mod audit;
 pub mod seldom;
 pub mod shares;
 pub mod turns;
+pub mod values;
 
 mod admission;
 mod change;

@@ -7,7 +7,9 @@ use std::{
 
 use tokio::task::yield_now;
 
-use super::{ActiveKey, Cause, Error, Grants, Secrets, Seen, Stored, Unresolved};
+use super::{
+    ActiveKey, Cause, Error, Grants, Secrets, Seen, Stored, Unresolved, values::ValueTurn,
+};
 use crate::{
     domain::{
         DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, SecretUid, WorkspaceId,
@@ -82,6 +84,16 @@ impl Secrets {
         workspace: &WorkspaceId,
         names: &BTreeSet<&'n SecretName>,
     ) -> Result<BTreeMap<&'n SecretName, Opened>, Error> {
+        self.open_in_turn(workspace, names, &mut ValueTurn::of(0)).await
+    }
+
+    /// The same, once the turn of these values has come.
+    pub(super) async fn open_in_turn<'n>(
+        &self,
+        workspace: &WorkspaceId,
+        names: &BTreeSet<&'n SecretName>,
+        turn: &mut ValueTurn,
+    ) -> Result<BTreeMap<&'n SecretName, Opened>, Error> {
         let mut wanted = vec![Key::active_data_key()];
         for name in names {
             wanted.extend([Key::metadata(name), Key::value(name)]);
@@ -89,6 +101,14 @@ impl Secrets {
         let mut records = self.read_all(workspace, wanted).await?.into_iter();
         let active = ActiveKey::decode(records.next().flatten())?;
         let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        if turn.awaited() {
+            // The KMS is asked before: whoever waits for it must not hold up
+            // others. If it fails, opening tells so.
+            if records.as_slice().iter().any(Option::is_some) {
+                let _ = keys.active().await;
+            }
+            self.admission.values.wait(turn).await;
+        }
         let now = self.clock.now();
         let mut all = BTreeMap::new();
         for (count, name) in names.iter().enumerate() {
@@ -271,6 +291,14 @@ impl Keys<'_> {
             revision,
         };
         Ok(envelope::open(&key, &binding, &record)?)
+    }
+
+    /// Has the active key, which nearly all values are sealed with.
+    async fn active(&mut self) -> Result<(), Error> {
+        match self.active.as_ref().map(|active| active.wrapped.id) {
+            Some(id) => self.key(id).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {

@@ -11,6 +11,7 @@ use super::{
     open::Versions,
     references,
     resolve::resolved,
+    values::ValueTurn,
 };
 use crate::{
     domain::{RunId, SecretName, WorkflowId, WorkspaceId},
@@ -72,9 +73,11 @@ impl Secrets {
         let _turn = self.turn(caller, workspace, Weight::DOCUMENT).await?;
         let credentials = credentials.all();
         let names = references::distinct(Some(template), secrets(credentials))?;
+        // Documents have places, and these are few.
+        let mut turn = ValueTurn::of(0);
         let (opened, versions) = match names.is_empty() {
             true => (BTreeMap::new(), Versions::new()),
-            false => self.open_with_versions(workspace, &names, credentials).await?,
+            false => self.open_with_versions(workspace, &names, credentials, &mut turn).await?,
         };
         let (asked, workflow) = (names.iter().copied(), request.workflow_id.as_ref());
         self.usage.asked(workspace, asked, workflow, self.clock.now());
@@ -89,7 +92,7 @@ impl Secrets {
                 Error::Internal("a reference was not looked at")
             }
         })?;
-        let context = credentials.iter().filter_map(|one| resolved(one, &opened, &versions));
+        let context = credentials.iter().filter_map(|one| resolved(one, &opened, &versions, &turn));
         let context: Vec<_> = context.collect();
         let in_text = template.names().into_iter();
         let in_text = in_text.filter_map(|name| Some((name.clone(), current(name)?.version)));

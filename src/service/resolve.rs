@@ -10,6 +10,7 @@ use super::{
     admission::Weight,
     audit::{Action, AuditEvent},
     open::{Opened, Versions},
+    values::ValueTurn,
 };
 use crate::{
     domain::{Alias, RunId, SecretName, SecretUid, WorkflowId, WorkspaceId},
@@ -124,6 +125,8 @@ pub struct Resolved {
     /// Value, version and expiry, as sealed together; shared with the other
     /// aliases of the secret.
     pub payload: Arc<Payload>,
+    /// Kept until the answer is counted.
+    pub turn: ValueTurn,
 }
 
 impl Secrets {
@@ -159,7 +162,9 @@ impl Secrets {
         let _turn = self.turn(caller, workspace, Weight::of(credentials.len())).await?;
         // A secret may be wanted under several aliases: it is opened once.
         let names = credentials.iter().map(|credential| &credential.secret).collect();
-        let (opened, versions) = self.open_with_versions(workspace, &names, credentials).await?;
+        let mut values = ValueTurn::of(credentials.len());
+        let (opened, versions) =
+            self.open_with_versions(workspace, &names, credentials, &mut values).await?;
         let (names, workflow) = (opened.keys().copied(), request.workflow_id.as_ref());
         self.usage.asked(workspace, names, workflow, self.clock.now());
         let mut unresolved = Vec::new();
@@ -182,7 +187,8 @@ impl Secrets {
             }
         }
         self.all_resolved(&grants, workspace, unresolved).await?;
-        Ok(credentials.iter().filter_map(|one| resolved(one, &opened, &versions)).collect())
+        let resolved = |one| resolved(one, &opened, &versions, &values);
+        Ok(credentials.iter().filter_map(resolved).collect())
     }
 
     /// The current values, and the earlier ones that are asked for: these cost
@@ -192,9 +198,10 @@ impl Secrets {
         workspace: &WorkspaceId,
         names: &BTreeSet<&'n SecretName>,
         credentials: &'n [Credential],
+        turn: &mut ValueTurn,
     ) -> Result<(BTreeMap<&'n SecretName, Opened>, Versions<'n>), Error> {
         for _ in 0..ATTEMPTS {
-            let opened = self.open(workspace, names).await?;
+            let opened = self.open_in_turn(workspace, names, turn).await?;
             let mut pins = BTreeSet::new();
             for Credential { secret, version, .. } in credentials {
                 if let (Some(pin), Some(Ok(current))) =
@@ -249,6 +256,7 @@ pub(super) fn resolved(
     credential: &Credential,
     opened: &BTreeMap<&SecretName, Opened>,
     versions: &Versions<'_>,
+    turn: &ValueTurn,
 ) -> Option<Resolved> {
     let Credential { secret, alias, version, .. } = credential;
     let uid = opened.get(secret)?.uid()?;
@@ -258,5 +266,6 @@ pub(super) fn resolved(
         None => opened.get(secret)?.current().ok()?,
     };
     let (alias, name) = (alias.clone(), secret.clone());
-    Some(Resolved { alias, name, uid, payload: Arc::clone(payload) })
+    let (payload, turn) = (Arc::clone(payload), turn.clone());
+    Some(Resolved { alias, name, uid, payload, turn })
 }

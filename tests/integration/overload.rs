@@ -302,13 +302,16 @@ async fn who_has_waited_for_half_of_their_time_is_sent_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_many_names_are_refused_at_once_though_many_values_are_in_turn() {
+async fn calls_for_many_values_that_wait_for_the_kms_hold_nobody_up() {
     let platform = Platform::start_with(Options::default()).await;
     let first = platform.replica().await;
     let mut writer = platform.client(&first, "platform").await;
-    writer.create_secret(create("slow", "KEY", "v")).await.unwrap();
+    for workspace in ["slow", "other"] {
+        writer.create_secret(create(workspace, "KEY", "v")).await.unwrap();
+    }
     let replica = platform.replica().await;
     let mut executor = platform.client(&replica, "executor").await;
+    until_resolved(&mut executor, "other").await;
     platform.kms.fault(Fault::Hang);
     let before = platform.kms.decrypts();
     let credential = |number: usize| Credential {
@@ -316,19 +319,23 @@ async fn too_many_names_are_refused_at_once_though_many_values_are_in_turn() {
         alias: format!("A{number}"),
         ..Credential::default()
     };
-    let request = |names| ResolveSecretsRequest {
+    let request = |workspace, names| ResolveSecretsRequest {
         credentials: (0..names).map(credential).collect(),
-        ..resolve("slow", &[])
+        ..resolve(workspace, &[])
     };
-    let all = request(100);
-    let cold = tokio::spawn(async move { executor.resolve_secrets(all).await });
+    let (mut patient, all) = (executor.clone(), request("slow", 100));
+    let cold = tokio::spawn(async move { patient.resolve_secrets(all).await });
     let start = Instant::now();
     while platform.kms.decrypts() == before {
         assert!(start.elapsed() < PATIENCE);
         sleep(Duration::from_millis(10)).await;
     }
+    let answer = executor.resolve_secrets(request("other", 100)).await.unwrap();
+    assert_eq!(answer.into_inner().secrets.len(), 100);
+    assert!(!cold.is_finished());
     let hurried = Hurried::new(&platform, &replica, "executor");
-    let status = hurried.call("ResolveSecrets", &request(1_000), "2S").await.expect("no answer");
+    let many = request("slow", 1_000);
+    let status = hurried.call("ResolveSecrets", &many, "2S").await.expect("no answer");
     assert_eq!(reason(&status).1, "TOO_MANY_CREDENTIALS");
     assert!(!cold.is_finished());
     platform.kms.heal();
