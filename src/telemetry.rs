@@ -2,6 +2,7 @@
 //! metrics for who asks.
 
 mod export;
+mod lines;
 
 use std::{io, sync::mpsc, thread, time::Duration};
 
@@ -14,7 +15,7 @@ use opentelemetry_sdk::{
     metrics::SdkMeterProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
 };
 use prometheus::{Registry, TextEncoder};
-use tracing::{Level, field};
+use tracing::{Level, field, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{
     EnvFilter, Layer as _,
@@ -144,16 +145,19 @@ impl Scrape {
 /// [`TelemetryError`].
 pub fn init(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let TelemetryConfig { filter, format, otlp, scraped } = config;
+    // Without a hint, each event and span of HTTP/2 at TRACE would be looked at.
+    let most = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
     let foreign = filter_fn(|event| {
         let own = event.target().split("::").next() == Some("workflow_secrets");
         own || *event.level() <= Level::INFO
     });
     // The parts of a call are for traces: lines tell its method and trace.
     let calls = filter_fn(|span| !span.is_span() || span.name() == CALL);
-    let lines = fmt::layer().with_writer(io::stderr);
+    let told = filter.and(foreign.with_max_level_hint(most)).and(calls.with_max_level_hint(most));
+    let layer = fmt::layer().with_writer(io::stderr);
     let lines = match format {
-        LogFormat::Json => lines.json().with_span_list(false).boxed(),
-        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => layer.json().with_span_list(false).fmt_fields(lines::CallFields).boxed(),
+        LogFormat::Text => layer.with_ansi(false).boxed(),
     };
     let resource = export::resource();
     let traces = otlp.traces.map(|to| export::traces(to, resource.clone())).transpose()?;
@@ -163,6 +167,7 @@ pub fn init(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
         // No events: log lines tell the trace themselves, and one of level ERROR
         // would make any span an error.
         let own = filter_fn(|it| it.is_span() && it.target().starts_with("workflow_secrets"));
+        let own = own.with_max_level_hint(LevelFilter::DEBUG);
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(SERVICE))
             .with_location(false)
@@ -170,10 +175,7 @@ pub fn init(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
             .with_tracked_inactivity(false)
             .with_filter(own)
     });
-    tracing_subscriber::registry()
-        .with(spans)
-        .with(lines.with_filter(filter.and(foreign).and(calls)))
-        .try_init()?;
+    tracing_subscriber::registry().with(spans).with(lines.with_filter(told)).try_init()?;
     let metrics = Metrics::new(&meters.meter(SERVICE));
     Ok(Telemetry { metrics, scrape, traces, meters })
 }

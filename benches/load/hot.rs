@@ -19,13 +19,20 @@ const SERVERS: [(&str, &str); 3] = [("echo", ECHO), ("echo + HMGET", HMGET), ("R
 /// Connections of the callers, as several executors have.
 const CONNECTIONS: usize = 4;
 
-pub(crate) async fn run(turn: Duration, rounds: usize) -> Table {
+pub(crate) struct Shape {
+    /// Calls under way together.
+    pub(crate) at_once: Vec<usize>,
+    /// Names of one call.
+    pub(crate) names: Vec<usize>,
+}
+
+pub(crate) async fn run(turn: Duration, rounds: usize, shape: &Shape) -> Table {
     let platform = Platform::start_with(Options::default()).await;
     let audit = platform.file("audit.jsonl");
-    let mut servers: Vec<_> = SERVERS
-        .iter()
-        .map(|(_, role)| Server::start(role, &platform, &["--audit", audit.to_str().unwrap()]))
-        .collect();
+    // Metrics are counted only if somebody may ask for them.
+    let flags = ["--audit", audit.to_str().unwrap(), "--admin-listen", "127.0.0.1:0"];
+    let mut servers: Vec<_> =
+        SERVERS.iter().map(|(_, role)| Server::start(role, &platform, &flags)).collect();
     let mut clients = Vec::new();
     for server in &servers {
         let mut of_server = Vec::new();
@@ -36,7 +43,8 @@ pub(crate) async fn run(turn: Duration, rounds: usize) -> Table {
     }
     let idle = servers.last().unwrap().resident();
     let mut people = client(&platform, servers.last().unwrap(), "platform").await;
-    for name in names(10) {
+    let most = shape.names.iter().copied().max().unwrap_or(1);
+    for name in names(most) {
         people.create_secret(platform::create("ws", &name, VALUE)).await.unwrap();
     }
 
@@ -56,8 +64,8 @@ pub(crate) async fn run(turn: Duration, rounds: usize) -> Table {
             "CPU to echo",
         ],
     );
-    for at_once in [1, 16, 64, 256] {
-        for count in [1, 10] {
+    for &at_once in &shape.at_once {
+        for &count in &shape.names {
             let mut turns = vec![Vec::new(); servers.len()];
             let asked = names(count);
             // The first round warms up.

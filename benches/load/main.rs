@@ -50,6 +50,12 @@ struct Options {
     /// Turns of each server
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Calls at once, of `hot`
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    at_once: Vec<usize>,
+    /// Names of a call, of `hot`
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10])]
+    names: Vec<usize>,
     /// Workspaces of `cold`
     #[arg(long, default_value_t = 10_000)]
     workspaces: usize,
@@ -77,7 +83,8 @@ fn main() {
     let mut tables = Vec::new();
     Runtime::new().unwrap().block_on(async {
         if wanted("hot") {
-            tables.push(hot::run(turn, options.rounds).await);
+            let shape = hot::Shape { at_once: options.at_once, names: options.names };
+            tables.push(hot::run(turn, options.rounds, &shape).await);
         }
         if wanted("cold") {
             tables.push(bulk::cold(options.workspaces).await);

@@ -19,6 +19,14 @@ pub(crate) struct Used {
     pub(crate) allocations: u64,
 }
 
+/// The tool that a server is to run under, of `LOAD_UNDER`: a role and, after a colon,
+/// a command such as `valgrind --tool=callgrind`.
+fn looked_at(role: &str) -> Option<String> {
+    let under = std::env::var("LOAD_UNDER").ok()?;
+    let (of, tool) = under.split_once(':')?;
+    (of == role).then(|| tool.to_owned())
+}
+
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
@@ -30,7 +38,17 @@ impl Server {
     /// A role of this very program, with the flags of a replica.
     pub(crate) fn start(role: &str, platform: &Platform, more: &[&str]) -> Self {
         let address = crate::support::platform::free_address();
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let program = std::env::current_exe().unwrap();
+        let mut command = match looked_at(role) {
+            None => Command::new(&program),
+            Some(tool) => {
+                let mut words = tool.split_whitespace();
+                let mut command = Command::new(words.next().unwrap());
+                command.args(words).arg(&program);
+                command
+            }
+        };
+        let mut child = command
             .arg(role)
             .args(platform.flags(address))
             .args(more)

@@ -50,7 +50,18 @@ pub(crate) fn run(role: &str) {
     let Command::Serve(args) = cli.command else { panic!("as given above") };
     let store = args.store.clone().unwrap();
     let mut config = ServeConfig::parse(*args, Memory::Unlocked("as it is")).ok().unwrap();
-    Runtime::new().unwrap().block_on(async {
+    let runtime = match std::env::var("LOAD_RUNTIME").as_deref() {
+        Ok("current") => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        }
+        Ok(n) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(n.parse().unwrap())
+            .enable_all()
+            .build()
+            .unwrap(),
+        _ => Runtime::new().unwrap(),
+    };
+    runtime.block_on(async {
         let listener = TcpListener::bind(config.listen).await.unwrap();
         if role == SERVICE {
             // As in production: metrics are counted, whoever asks for them.

@@ -1,18 +1,21 @@
 //! Answers that nobody reads.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, body::Body};
 
+use super::shelf::Shelf;
 use crate::service::Error;
 
 /// Bytes handed to HTTP/2 at once: a frame, so that an answer waits here, and
@@ -33,7 +36,8 @@ pub(super) struct Patience {
 /// that still reads it.
 ///
 /// A task of its own does this: HTTP/2 does not ask a body for anything, not
-/// even the time, while the peer takes no more.
+/// even the time, while the peer takes no more. An answer that is ready and fits
+/// one piece needs none, and waits on the shelf.
 ///
 /// `count` is told how many bytes of a message wait to be read, and refuses
 /// those that are too many: the answer ends with its error.
@@ -41,10 +45,25 @@ pub(super) fn held(
     body: Body,
     place: impl Send + 'static,
     patience: Patience,
-    count: impl FnMut(usize) -> Result<(), Error> + Send + 'static,
+    shelf: &Shelf,
+    mut count: impl FnMut(usize) -> Result<(), Error> + Send + 'static,
 ) -> Body {
     if body.is_end_stream() {
         return body;
+    }
+    let mut body = body;
+    let mut begun = VecDeque::new();
+    if let Patience { whole: Some(within), each: None } = patience {
+        match small(&mut body) {
+            Ok((data, trailers)) => {
+                let answer = match count(data.len()) {
+                    Ok(()) => (Some(data), trailers),
+                    Err(error) => (None, refusal(error)),
+                };
+                return shelf.keep(answer, (place, count), within);
+            }
+            Err(frames) => begun = frames,
+        }
     }
     let (frames, unread) = mpsc::channel(1);
     let asked = Arc::new(Semaphore::new(0));
@@ -52,12 +71,41 @@ pub(super) fn held(
     tokio::spawn(async move {
         let _place = place;
         tokio::select! {
-            () = hand_over(body, &peer, patience.each, count) => {}
+            () = hand_over((begun, body), &peer, patience.each, count) => {}
             () = peer.frames.closed() => {}
             () = over(patience.whole) => {}
         }
     });
     Body::new(Unread { frames: unread, asked, waits: false, complete: false })
+}
+
+type Next = Option<Result<Frame<Bytes>, Status>>;
+
+/// The message and the trailers, if both are ready and make a small answer.
+///
+/// # Errors
+/// What is ready of any other.
+fn small(body: &mut Body) -> Result<(Bytes, HeaderMap), VecDeque<Next>> {
+    let mut ready = VecDeque::new();
+    // Whoever reads on asks again, with a waker of their own.
+    let context = &mut Context::from_waker(Waker::noop());
+    while ready.len() < 2 {
+        let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(context) else { break };
+        let fits = |frame: &Frame<Bytes>| frame.data_ref().is_none_or(|data| data.len() <= PIECE);
+        let more = matches!(&next, Some(Ok(frame)) if frame.is_data() && fits(frame));
+        ready.push_back(next);
+        if !more {
+            break;
+        }
+    }
+    match ready.make_contiguous() {
+        [Some(Ok(message)), Some(Ok(last))] if message.is_data() && last.is_trailers() => {
+            let message = message.data_ref().map(|data| Bytes::copy_from_slice(data));
+            let trailers = last.trailers_mut().map(std::mem::take);
+            Ok((message.unwrap_or_default(), trailers.unwrap_or_default()))
+        }
+        _ => Err(ready),
+    }
 }
 
 async fn over(time: Option<Duration>) {
@@ -84,7 +132,7 @@ impl Peer {
 }
 
 async fn hand_over(
-    mut body: Body,
+    (mut begun, mut body): (VecDeque<Next>, Body),
     peer: &Peer,
     each: Option<Duration>,
     mut count: impl FnMut(usize) -> Result<(), Error>,
@@ -97,12 +145,17 @@ async fn hand_over(
             () = over(each) => None,
         }
     };
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    loop {
+        let next = match begun.pop_front() {
+            Some(next) => next,
+            None => poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await,
+        };
+        let Some(frame) = next else { return };
         let sent = match frame.map(Frame::into_data) {
             Ok(Ok(mut data)) => loop {
                 if let Err(error) = count(data.len()) {
                     drop((data, body));
-                    let _ = send(Ok(refusal(error))).await;
+                    let _ = send(Ok(Frame::trailers(refusal(error)))).await;
                     return;
                 }
                 // A copy: a slice would keep the whole answer in memory.
@@ -121,11 +174,11 @@ async fn hand_over(
     }
 }
 
-/// The end of an answer that was begun. A reset would not tell why.
-fn refusal(error: Error) -> Frame<Bytes> {
+/// The trailers of an answer that was begun. A reset would not tell why.
+pub(super) fn refusal(error: Error) -> HeaderMap {
     let mut trailers = Status::from(error).into_http::<()>().into_parts().0.headers;
     trailers.remove(http::header::CONTENT_TYPE);
-    Frame::trailers(trailers)
+    trailers
 }
 
 /// What comes from the task.
@@ -153,7 +206,7 @@ impl http_body::Body for Unread {
         match &next {
             Poll::Ready(None) if !self.complete => {
                 self.complete = true;
-                return Poll::Ready(Some(Ok(refusal(Error::Timeout))));
+                return Poll::Ready(Some(Ok(Frame::trailers(refusal(Error::Timeout)))));
             }
             // Each gRPC answer ends with trailers or an error.
             Poll::Ready(Some(frame)) => {
@@ -167,9 +220,9 @@ impl http_body::Body for Unread {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Mutex};
+    use std::sync::Mutex;
 
-    use http::HeaderMap;
+    use tonic::Code;
 
     use super::*;
 
@@ -216,7 +269,10 @@ mod tests {
         let frames = [message(), message(), Frame::trailers(HeaderMap::new())].into();
         let source = Source { frames, endless: false, _alive: Arc::clone(&alive) };
         let patience = Patience { whole: Some(WITHIN), each: None };
-        (held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(())), alive)
+        (
+            held(Body::new(source), Arc::clone(&alive), patience, &Shelf::default(), |_| Ok(())),
+            alive,
+        )
     }
 
     /// A stream on which nothing comes.
@@ -224,7 +280,10 @@ mod tests {
         let alive = Arc::new(());
         let source = Source { frames: VecDeque::new(), endless: true, _alive: Arc::clone(&alive) };
         let patience = Patience { whole: None, each: Some(WITHIN) };
-        (held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(())), alive)
+        (
+            held(Body::new(source), Arc::clone(&alive), patience, &Shelf::default(), |_| Ok(())),
+            alive,
+        )
     }
 
     async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
@@ -272,7 +331,7 @@ mod tests {
         settle().await;
         assert_eq!(Arc::strong_count(&alive), 1, "all are gone, though nobody asked");
         let error = ended(next(&mut body).await);
-        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(error.code(), Code::DeadlineExceeded);
         assert!(next(&mut body).await.is_none());
     }
 
@@ -283,7 +342,8 @@ mod tests {
         let frames = std::iter::repeat_with(message).take(4).collect();
         let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
         let patience = Patience { whole: None, each: Some(WITHIN) };
-        let mut body = held(Body::new(source), Arc::clone(&alive), patience, |_| Ok(()));
+        let mut body =
+            held(Body::new(source), Arc::clone(&alive), patience, &Shelf::default(), |_| Ok(()));
         for _ in 0..6 {
             settle().await;
             tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
@@ -294,7 +354,7 @@ mod tests {
         settle().await;
         assert_eq!(Arc::strong_count(&alive), 1, "place, messages and source are gone");
         let error = ended(next(&mut body).await);
-        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(error.code(), Code::DeadlineExceeded);
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,14 +367,16 @@ mod tests {
             let source = Source { frames, endless: true, _alive: Arc::clone(&alive) };
             let told = Arc::clone(&told);
             let patience = Patience { whole: Some(WITHIN), each: None };
-            let mut body = held(Body::new(source), Arc::clone(&alive), patience, move |bytes| {
+            let count = move |bytes| {
                 told.lock().unwrap().push(bytes);
                 if bytes > most { Err(Error::Overloaded) } else { Ok(()) }
-            });
+            };
+            let (source, place) = (Body::new(source), Arc::clone(&alive));
+            let mut body = held(source, place, patience, &Shelf::default(), count);
             match next(&mut body).await.unwrap().unwrap().into_trailers() {
                 Ok(trailers) => {
                     let error = Status::from_header_map(&trailers).unwrap();
-                    assert_eq!((error.code(), most), (tonic::Code::ResourceExhausted, MESSAGE - 1));
+                    assert_eq!((error.code(), most), (Code::ResourceExhausted, MESSAGE - 1));
                     settle().await;
                     assert_eq!(Arc::strong_count(&alive), 1);
                 }
@@ -338,5 +400,71 @@ mod tests {
         drop(body);
         settle().await;
         assert_eq!(Arc::strong_count(&alive), 1);
+    }
+
+    /// A small message, trailers unless `endless`, and what counts who holds any of it.
+    fn small_answer(shelf: &Shelf, most: usize, endless: bool) -> (Body, Arc<()>) {
+        let alive = Arc::new(());
+        let trailers = Frame::trailers(HeaderMap::from_iter([(
+            http::HeaderName::from_static("told"),
+            http::HeaderValue::from_static("all"),
+        )]));
+        let message = Frame::data(Bytes::from(vec![7; 9]));
+        let frames = [Some(message), (!endless).then_some(trailers)].into_iter().flatten();
+        let source = Source { frames: frames.collect(), endless, _alive: Arc::clone(&alive) };
+        let patience = Patience { whole: Some(WITHIN), each: None };
+        let count = move |bytes| if bytes > most { Err(Error::Overloaded) } else { Ok(()) };
+        (held(Body::new(source), Arc::clone(&alive), patience, shelf, count), alive)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_answer_holds_its_place_until_it_is_read() {
+        let shelf = Shelf::watched();
+        let (mut body, alive) = small_answer(&shelf, 9, false);
+        assert_eq!(Arc::strong_count(&alive), 2, "the place is held, the source is not");
+        let message = next(&mut body).await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(message.as_ref(), [7; 9]);
+        assert_eq!((Arc::strong_count(&alive), shelf.len()), (2, 1));
+        let trailers = next(&mut body).await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["told"], "all");
+        assert_eq!((Arc::strong_count(&alive), shelf.len()), (1, 0));
+        assert!(next(&mut body).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_answer_that_is_not_read_goes_with_its_place_in_time() {
+        let shelf = Shelf::watched();
+        let (mut unread, alive) = small_answer(&shelf, 9, false);
+        let (given_up, other) = small_answer(&shelf, 9, false);
+        drop(given_up);
+        assert_eq!((Arc::strong_count(&other), shelf.len()), (1, 1));
+        settle().await;
+        tokio::time::advance(WITHIN - Duration::from_millis(1)).await;
+        settle().await;
+        assert_eq!(Arc::strong_count(&alive), 2);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        settle().await;
+        assert_eq!((Arc::strong_count(&alive), shelf.len()), (1, 0), "though nobody asked");
+        assert_eq!(ended(next(&mut unread).await).code(), Code::DeadlineExceeded);
+        assert!(next(&mut unread).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_answer_that_is_too_much_ends_with_the_error() {
+        let (mut body, alive) = small_answer(&Shelf::default(), 8, false);
+        assert_eq!(ended(next(&mut body).await).code(), Code::ResourceExhausted);
+        assert_eq!(Arc::strong_count(&alive), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_ready_is_waited_for() {
+        let shelf = Shelf::default();
+        let (mut body, _alive) = small_answer(&shelf, 9, true);
+        assert_eq!(shelf.len(), 0);
+        assert!(next(&mut body).await.unwrap().unwrap().is_data());
+        settle().await;
+        tokio::time::advance(WITHIN).await;
+        settle().await;
+        assert_eq!(ended(next(&mut body).await).code(), Code::DeadlineExceeded);
     }
 }

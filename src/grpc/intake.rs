@@ -42,6 +42,9 @@ const METADATA: [&str; 8] = [
     "x-actor-bin",
 ];
 
+/// Values of it that nearly all requests have: of these no copy is needed.
+const USUAL: [&str; 4] = ["application/grpc", "trailers", "identity", "gzip"];
+
 /// Room for bytes of clients, see [`MAX_HELD`].
 #[derive(Clone)]
 pub(super) struct Room(Arc<Shares<CallerId>>);
@@ -83,9 +86,15 @@ pub(super) fn lean(request: Request<Body>) -> Request<Body> {
     let mut kept = HeaderMap::new();
     for name in METADATA {
         for value in parts.headers.get_all(name) {
-            if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
-                kept.append(name, copy);
-            }
+            let usual = USUAL.iter().find(|usual| *value == **usual);
+            let copy = match usual {
+                Some(usual) => HeaderValue::from_static(usual),
+                None => match HeaderValue::from_bytes(value.as_bytes()) {
+                    Ok(copy) => copy,
+                    Err(_) => continue,
+                },
+            };
+            kept.append(name, copy);
         }
     }
     parts.headers = kept;

@@ -22,6 +22,7 @@ use super::{
     seldom::Seldom,
     server::ServerConfig,
     shares::Shares,
+    shelf::Shelf,
     status::unimplemented,
     timeout::CallTime,
 };
@@ -111,6 +112,7 @@ struct Inner {
     reflections: Arc<Semaphore>,
     jobs: Arc<Semaphore>,
     room: Room,
+    shelf: Shelf,
     timeout: Duration,
     idle: Duration,
     unidentified: Seldom,
@@ -158,6 +160,7 @@ impl Limits {
             reflections: Arc::new(Semaphore::new(MAX_OTHER_STREAMS)),
             jobs: Arc::new(Semaphore::new(MAX_JOBS)),
             room: Room::new(),
+            shelf: Shelf::watched(),
             timeout: config.call_timeout,
             idle: config.redaction_idle,
             unidentified: Seldom::default(),
@@ -325,14 +328,15 @@ where
             let mut answer = explain(answer);
             let (mut held, mut turn) =
                 (Held::default(), answer.extensions_mut().remove::<ValueTurn>());
+            let room = limits.room.clone();
             let count = move |bytes| {
                 drop(turn.take());
                 match &caller {
-                    Some(caller) if much => limits.room.hold(caller, &mut held, bytes),
+                    Some(caller) if much => room.hold(caller, &mut held, bytes),
                     _ => Ok(()),
                 }
             };
-            Ok(answer.map(|body| answer::held(body, place, patience, count)))
+            Ok(answer.map(|body| answer::held(body, place, patience, &limits.shelf, count)))
         })
     }
 }

@@ -15,6 +15,7 @@ mod observe;
 pub mod proto;
 mod redact;
 mod server;
+mod shelf;
 mod status;
 mod timeout;
 pub mod tls;
