@@ -2,22 +2,22 @@
 //! very server that production runs.
 
 mod dev;
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::Stream;
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::dev::dev;
+pub use self::{dev::dev, workers::Workers};
 use crate::{
     admin::Admin,
     config::{ServeConfig, StoreConfig, load_policy, load_shredded},
     domain::{Clock, SystemClock},
     envelope::Keyring,
     grpc::{
-        self, Health, ServerConfig,
-        accept::{self, AcceptLimits, Connection},
+        Fault, Grpc, Health, ServerConfig,
+        accept::{self, AcceptLimits, Incoming},
         tls::{self, TlsFiles},
     },
     kms::{GuardConfig, Guarded, MeasuredKms, aws::AwsKms},
@@ -93,10 +93,12 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     for warning in config.warnings {
         tracing::warn!("{warning}");
     }
+    let workers = Workers::start().map_err(|error| RunError::start("threads", error))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let store: Arc<dyn Store> = match config.store {
         StoreConfig::Redis(mut redis) => {
             redis.metrics = metrics.clone();
+            redis.runtimes = workers.runtimes().to_vec();
             let store = RedisStore::connect(*redis).await;
             Arc::new(store.map_err(|error| RunError::start("Redis", error))?)
         }
@@ -175,10 +177,13 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
             secrets
         }
     };
-    let incoming = accept::incoming(listener, tls, AcceptLimits::default(), stop.clone());
+    let limits = AcceptLimits::default();
+    let incoming = accept::spread(listener, tls, limits, stop.clone(), workers.runtimes());
+    let served = incoming.into_iter().zip(workers.runtimes().iter().cloned()).collect();
     let ending = Ending { shutdown, stop, drain_delay: config.drain_delay, grace: config.grace };
     let eyes = admin.map(|listener| (listener, scrape));
-    run(Arc::new(secrets), incoming, eyes, ending).await
+    // The threads go on until all is done.
+    run(Arc::new(secrets), served, eyes, ending).await
 }
 
 /// Tells when the first certificate of each file expires.
@@ -196,15 +201,12 @@ fn tell_expiry(files: &TlsFiles, metrics: &Metrics) {
 /// are taken a little longer, then those under way finish, the changes behind
 /// calls that were given up are committed, and usage and the audit stream are
 /// written.
-async fn run<I>(
+async fn run(
     secrets: Arc<Secrets>,
-    incoming: I,
+    incoming: Vec<(Incoming, Handle)>,
     eyes: Option<Eyes>,
     ending: Ending,
-) -> Result<Instant, RunError>
-where
-    I: Stream<Item = std::io::Result<Connection>>,
-{
+) -> Result<Instant, RunError> {
     let Ending { shutdown, stop, drain_delay, grace } = ending;
     let health = Health::default();
     let watched = CancellationToken::new();
@@ -218,17 +220,17 @@ where
     let purge = tokio::spawn(async move { purge.purge_without_end().await });
     let idle = CancellationToken::new();
     let mut usage = tokio::spawn(write_usage(Arc::clone(&secrets), idle.clone()));
-    let server = grpc::serve(
-        Arc::clone(&secrets),
-        &health,
-        ServerConfig::default(),
-        incoming,
-        stop.clone().cancelled_owned(),
-        telemetry::call_span,
-    );
-    tokio::pin!(server);
+    let (config, home) = (ServerConfig::default(), Handle::current());
+    let aside = incoming.iter().any(|(_, runtime)| runtime.id() != home.id()).then_some(home);
+    let grpc = Grpc::new(Arc::clone(&secrets), &health, config, telemetry::call_span, aside)
+        .map_err(RunError::Serve)?;
+    let mut server = JoinSet::new();
+    for (incoming, runtime) in incoming {
+        let shutdown = stop.clone().cancelled_owned();
+        server.spawn_on(grpc.clone().serve(incoming, shutdown), &runtime);
+    }
     tokio::select! {
-        ended = &mut server => return ended.map(|()| Instant::now()).map_err(RunError::Serve),
+        ended = served(&mut server) => return ended.map(|()| Instant::now()),
         () = shutdown.cancelled() => {}
     }
 
@@ -243,12 +245,12 @@ where
     // Or it may say SERVING once more.
     let _ = upkeep.await;
     health.shutting_down().await;
-    if tokio::time::timeout(drain_delay, &mut server).await.is_err() {
+    if tokio::time::timeout(drain_delay, served(&mut server)).await.is_err() {
         stop.cancel();
         secrets.ending.cancel();
         health.end_watches().await;
         // A connection that never speaks would hold the server up for ever.
-        if tokio::time::timeout_at(deadline, &mut server).await.is_err() {
+        if tokio::time::timeout_at(deadline, served(&mut server)).await.is_err() {
             tracing::warn!("grace period over: connections cut");
         }
     }
@@ -266,6 +268,14 @@ where
     }
     tracing::info!("ended");
     Ok(end)
+}
+
+/// Until the servers on all runtimes have ended, or one has by a fault.
+async fn served(servers: &mut JoinSet<Result<(), Fault>>) -> Result<(), RunError> {
+    while let Some(ended) = servers.join_next().await {
+        ended.map_err(|error| RunError::Serve(error.into()))?.map_err(RunError::Serve)?;
+    }
+    Ok(())
 }
 
 /// Keeps memory free of data keys of workspaces that were destroyed elsewhere.

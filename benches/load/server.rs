@@ -10,10 +10,10 @@ use std::{
 use arc_swap::ArcSwap;
 use clap::Parser as _;
 use stats_alloc::INSTRUMENTED_SYSTEM;
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use workflow_secrets::{
-    app::{self, Given},
+    app::{self, Given, Workers},
     config::{Cli, Command, ServeConfig},
     domain::SecretName,
     grpc::{
@@ -50,18 +50,7 @@ pub(crate) fn run(role: &str) {
     let Command::Serve(args) = cli.command else { panic!("as given above") };
     let store = args.store.clone().unwrap();
     let mut config = ServeConfig::parse(*args, Memory::Unlocked("as it is")).ok().unwrap();
-    let runtime = match std::env::var("LOAD_RUNTIME").as_deref() {
-        Ok("current") => {
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-        }
-        Ok(n) => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(n.parse().unwrap())
-            .enable_all()
-            .build()
-            .unwrap(),
-        _ => Runtime::new().unwrap(),
-    };
-    runtime.block_on(async {
+    Runtime::new().unwrap().block_on(async {
         let listener = TcpListener::bind(config.listen).await.unwrap();
         if role == SERVICE {
             // As in production: metrics are counted, whoever asks for them.
@@ -72,15 +61,28 @@ pub(crate) fn run(role: &str) {
             app::serve(config, given).await.unwrap();
             return;
         }
-        let before = if role == HMGET { Some(hmget(&store).await) } else { None };
+        // On the same threads as the service has.
+        let workers = Workers::start().unwrap();
         let tls = Arc::new(ArcSwap::new(tls::load(&config.tls_files).unwrap()));
-        let limits = AcceptLimits::default();
-        let incoming = accept::incoming(listener, tls, limits, CancellationToken::new());
-        tonic::transport::Server::builder()
-            .add_service(SecretsServiceServer::new(Echo(before)))
-            .serve_with_incoming(incoming)
-            .await
-            .unwrap();
+        let (limits, stop) = (AcceptLimits::default(), CancellationToken::new());
+        let incoming = accept::spread(listener, tls, limits, stop, workers.runtimes());
+        let mut served = JoinSet::new();
+        for (incoming, runtime) in incoming.into_iter().zip(workers.runtimes()) {
+            let store = (role == HMGET).then(|| store.clone());
+            let serve = async move {
+                let before = match store {
+                    Some(store) => Some(hmget(&store).await),
+                    None => None,
+                };
+                tonic::transport::Server::builder()
+                    .add_service(SecretsServiceServer::new(Echo(before)))
+                    .serve_with_incoming(incoming)
+                    .await
+                    .unwrap();
+            };
+            served.spawn_on(serve, runtime);
+        }
+        served.join_all().await;
     });
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ending, Given, RunError, run};
@@ -81,7 +81,7 @@ pub async fn dev(config: DevConfig, given: Given) -> Result<Instant, RunError> {
     greet(address, dir).map_err(|error| RunError::start("stdout", error))?;
     let ending =
         Ending { shutdown, stop, drain_delay: Duration::ZERO, grace: Duration::from_secs(5) };
-    run(Arc::new(secrets), incoming, None, ending).await
+    run(Arc::new(secrets), vec![(incoming, Handle::current())], None, ending).await
 }
 
 fn greet(address: SocketAddr, dir: &Path) -> io::Result<()> {

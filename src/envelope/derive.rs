@@ -8,6 +8,8 @@
 //! leave the key on the stack, so derived keys go through [`Zeroizing`]
 //! buffers here.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use aws_lc_rs::{digest as sha2, hkdf, hmac};
 use zeroize::Zeroizing;
 
@@ -18,10 +20,18 @@ const RECORD_KEY: &[u8] = b"workflow-secrets/v1/hkdf-sha512-aes-256-gcm/record-k
 const COMMITMENT: &[u8] = b"workflow-secrets/v1/hkdf-sha512-aes-256-gcm/commitment";
 const FINGERPRINT: &[u8] = b"workflow-secrets/v1/hkdf-sha512-hmac-sha256/request-fingerprint";
 
-/// A workspace's data key. Cannot be printed or cloned; overwritten on drop.
+/// Record keys that one data key keeps: those of the secrets that runs ask for again
+/// and again. To derive them takes longer than all else that opening does.
+const RECENT: usize = 16;
+
+/// A workspace's data key. Cannot be printed or cloned; overwritten on drop, and with
+/// it the record keys that were derived from it of late: they live no longer than
+/// what they can be derived from.
 pub struct DataKey {
     id: DataKeyId,
     material: KeyMaterial,
+    /// By salt; what was used last comes last.
+    recent: Mutex<Vec<([u8; 32], Arc<RecordKeys>)>>,
 }
 
 /// What one record is sealed with.
@@ -35,7 +45,7 @@ pub(super) struct RecordKeys {
 impl DataKey {
     /// A data key from its unwrapped bytes.
     pub fn new(id: DataKeyId, material: KeyMaterial) -> Self {
-        Self { id, material }
+        Self { id, material, recent: Mutex::default() }
     }
 
     /// The id.
@@ -57,6 +67,33 @@ impl DataKey {
         let mut digest = [0; 32];
         digest.copy_from_slice(context.sign().as_ref());
         digest
+    }
+
+    /// The record keys of a stored record, which may be asked for again.
+    pub(super) fn kept_record_keys(&self, salt: &[u8; 32]) -> Arc<RecordKeys> {
+        let found = |recent: &mut Vec<([u8; 32], Arc<RecordKeys>)>| {
+            let at = recent.iter().position(|(of, _)| of == salt)?;
+            let last = recent.remove(at);
+            let keys = Arc::clone(&last.1);
+            recent.push(last);
+            Some(keys)
+        };
+        // No step under the lock leaves the list half changed.
+        let lock = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = found(&mut lock()) {
+            return keys;
+        }
+        let keys = Arc::new(self.record_keys(salt));
+        let mut recent = lock();
+        // Another call may have been quicker.
+        if let Some(keys) = found(&mut recent) {
+            return keys;
+        }
+        if recent.len() >= RECENT {
+            recent.remove(0);
+        }
+        recent.push((*salt, Arc::clone(&keys)));
+        keys
     }
 
     pub(super) fn record_keys(&self, salt: &[u8; 32]) -> RecordKeys {
@@ -148,6 +185,27 @@ mod tests {
             }
             assert!(seen.insert(key.fingerprint(&[])));
         }
+    }
+
+    #[test]
+    fn kept_record_keys_are_those_of_their_salt_and_few() {
+        let key = data_key(1);
+        let salts: Vec<[u8; 32]> = (0..=RECENT).map(|n| [u8::try_from(n).unwrap(); 32]).collect();
+        let kept: Vec<_> = salts.iter().map(|salt| key.kept_record_keys(salt)).collect();
+        for (salt, kept) in salts.iter().zip(&kept) {
+            let derived = key.record_keys(salt);
+            assert_eq!(*derived.key, *kept.key);
+            assert_eq!(*derived.commitment, *kept.commitment);
+        }
+        // The first made room for the last.
+        assert_eq!(key.recent.lock().unwrap().len(), RECENT);
+        assert_eq!(Arc::strong_count(&kept[0]), 1);
+        assert!(Arc::ptr_eq(&kept[1], &key.kept_record_keys(&salts[1])));
+        // Used again, the second stays; the third makes room.
+        key.kept_record_keys(&[99; 32]);
+        assert_eq!((Arc::strong_count(&kept[1]), Arc::strong_count(&kept[2])), (2, 1));
+        drop(key);
+        assert!(kept.iter().all(|keys| Arc::strong_count(keys) == 1), "gone with the data key");
     }
 
     #[test]

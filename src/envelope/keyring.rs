@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::runtime::Handle;
 use tracing::Instrument as _;
 
 pub use self::error::KeyError;
@@ -87,6 +88,8 @@ struct Inner {
     environment: Environment,
     config: KeyringConfig,
     metrics: Metrics,
+    /// Where the KMS is asked, whoever wants to know: its answers are work too.
+    runtime: Handle,
     /// Never held across an await.
     state: Mutex<State>,
 }
@@ -97,7 +100,8 @@ struct State {
 }
 
 impl Keyring {
-    /// An empty keyring. Its calls need a Tokio runtime.
+    /// An empty keyring. Must be called within the Tokio runtime on which the KMS is
+    /// to be asked.
     pub fn new(
         kms: Arc<dyn Kms>,
         store: Arc<dyn Store>,
@@ -107,8 +111,8 @@ impl Keyring {
     ) -> Self {
         let state = State { cache: Cache::new(config), flights: Flights::default() };
         let state = Mutex::new(state);
-        let metrics = Metrics::none();
-        Self(Arc::new(Inner { kms, store, clock, environment, config, metrics, state }))
+        let (metrics, runtime) = (Metrics::none(), Handle::current());
+        Self(Arc::new(Inner { kms, store, clock, environment, config, metrics, runtime, state }))
     }
 
     /// The same, counted; to be told before its first use.
@@ -276,7 +280,7 @@ impl Inner {
                 drop(landing);
                 tell.send_replace(Some(outcome));
             };
-            tokio::spawn(flight.in_current_span());
+            self.runtime.spawn(flight.in_current_span());
         }
         match cached {
             Some(key) => Ok(key),

@@ -80,7 +80,7 @@ pub fn open(
     if header.data_key != key.id() || header.revision != binding.revision {
         return Err(Corrupt::Mismatch);
     }
-    let keys = key.record_keys(&header.salt);
+    let keys = key.kept_record_keys(&header.salt);
     constant_time::verify_slices_are_equal(&*keys.commitment, &header.commitment)
         .map_err(|_| Corrupt::Commitment)?;
     let aad = binding.associated_data(header, key.id());

@@ -3,15 +3,18 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::Stream;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::mpsc,
 };
 use tokio_rustls::TlsAcceptor;
@@ -90,8 +93,31 @@ pub fn incoming(
     tls: Arc<ArcSwap<ServerConfig>>,
     limits: AcceptLimits,
     shutdown: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> + Send + Unpin + 'static {
-    accept(listener, Security::Tls(tls), limits, shutdown)
+) -> Incoming {
+    spread(listener, tls, limits, shutdown, &[Handle::current()]).swap_remove(0)
+}
+
+/// The same for several runtimes, a stream for each: a connection lives, from its
+/// handshake on, on the one that has fewest.
+pub fn spread(
+    listener: TcpListener,
+    tls: Arc<ArcSwap<ServerConfig>>,
+    limits: AcceptLimits,
+    shutdown: CancellationToken,
+    runtimes: &[Handle],
+) -> Vec<Incoming> {
+    accept(listener, Security::Tls(tls), limits, shutdown, runtimes)
+}
+
+/// Connections of one runtime. Never yields an error, and ends on shutdown.
+pub struct Incoming(mpsc::Receiver<Connection>);
+
+impl Stream for Incoming {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|next| next.map(Ok))
+    }
 }
 
 /// Why plaintext is not served.
@@ -115,12 +141,13 @@ pub fn plain(
     caller: CallerId,
     limits: AcceptLimits,
     shutdown: CancellationToken,
-) -> Result<impl Stream<Item = io::Result<Connection>> + Send + Unpin + 'static, PlainError> {
+) -> Result<Incoming, PlainError> {
     let address = listener.local_addr()?;
     if !address.ip().to_canonical().is_loopback() {
         return Err(PlainError::NotLoopback(address));
     }
-    Ok(accept(listener, Security::Plain(caller), limits, shutdown))
+    let here = [Handle::current()];
+    Ok(accept(listener, Security::Plain(caller), limits, shutdown, &here).swap_remove(0))
 }
 
 enum Security {
@@ -133,8 +160,14 @@ fn accept(
     security: Security,
     limits: AcceptLimits,
     shutdown: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> + Send + Unpin + 'static {
-    let (ready, mut connections) = mpsc::channel(1);
+    runtimes: &[Handle],
+) -> Vec<Incoming> {
+    let (mut doors, mut all) = (Vec::new(), Vec::new());
+    for runtime in runtimes {
+        let (ready, connections) = mpsc::channel(1);
+        doors.push(Door { runtime: runtime.clone(), ready, open: Arc::new(()) });
+        all.push(Incoming(connections));
+    }
     let acceptor = Acceptor {
         security,
         limits,
@@ -144,11 +177,20 @@ fn accept(
         unidentified: Transients::new(limits.max_unidentified),
         closed: Seldom::default(),
         refused: Seldom::default(),
-        ready,
+        doors,
         shutdown,
     };
     tokio::spawn(Arc::new(acceptor).run(listener));
-    stream::poll_fn(move |cx| connections.poll_recv(cx).map(|next| next.map(Ok)))
+    all
+}
+
+/// The way to one runtime.
+#[derive(Clone)]
+struct Door {
+    runtime: Handle,
+    ready: mpsc::Sender<Connection>,
+    /// Each connection holds it.
+    open: Arc<()>,
 }
 
 struct Acceptor {
@@ -160,7 +202,7 @@ struct Acceptor {
     unidentified: Arc<Transients>,
     closed: Seldom,
     refused: Seldom,
-    ready: mpsc::Sender<Connection>,
+    doors: Vec<Door>,
     shutdown: CancellationToken,
 }
 
@@ -169,7 +211,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                () = self.ready.closed() => return,
+                () = self.closed() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -187,6 +229,13 @@ impl Acceptor {
         }
     }
 
+    /// When nobody takes connections any more.
+    async fn closed(&self) {
+        for door in &self.doors {
+            door.ready.closed().await;
+        }
+    }
+
     /// Goes on apart from the accept loop: no client holds up another.
     fn admit(self: &Arc<Self>, tcp: TcpStream, address: SocketAddr) {
         let Some(slot) = self.slots.take(&network(address.ip())) else {
@@ -197,10 +246,15 @@ impl Acceptor {
         if crowded {
             self.crowded("connection closed: too many are in their handshake");
         }
+        let emptiest = self.doors.iter().min_by_key(|door| Arc::strong_count(&door.open));
+        let Some(Door { runtime, ready, open }) = emptiest.cloned() else { return };
+        // To be taken in by the other runtime.
+        let Ok(tcp) = tcp.into_std() else { return };
         let acceptor = Arc::clone(self);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let over = handshake.over();
             let connect = async {
+                let Ok(tcp) = TcpStream::from_std(tcp) else { return };
                 let secured = acceptor.secure(tcp, address).await;
                 drop(handshake);
                 match secured {
@@ -210,9 +264,10 @@ impl Acceptor {
                             return;
                         };
                         let begin = acceptor.limits.preface_timeout;
-                        let connection = Connection::new(io, peer, life, begin, (slot, owner));
+                        let places = (slot, owner, open);
+                        let connection = Connection::new(io, peer, life, begin, places);
                         // The server may have stopped taking connections.
-                        let _ = acceptor.ready.send(connection).await;
+                        let _ = ready.send(connection).await;
                     }
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                         if let Some(unlogged) = acceptor.refused.now() {

@@ -4,6 +4,7 @@ use std::{
     io,
     net::IpAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -29,8 +30,8 @@ pub(super) enum Owner {
     Nobody(Stay),
 }
 
-/// The place among all connections, and in the share of its owner.
-pub(super) type Places = (Place<IpAddr>, Owner);
+/// The place among all connections, in the share of its owner, and on its runtime.
+pub(super) type Places = (Place<IpAddr>, Owner, Arc<()>);
 
 /// What one read, of at most 16 KiB, takes of a task's turn. A whole turn would
 /// be 2 MiB: frames enough to keep all others waiting.

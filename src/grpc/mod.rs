@@ -2,6 +2,7 @@
 
 pub mod accept;
 mod answer;
+mod aside;
 mod connection;
 mod convert;
 mod documents;
@@ -23,4 +24,4 @@ mod transients;
 
 use crate::service::{seldom, shares};
 pub use observe::CallSpan;
-pub use server::{Health, ServerConfig, State, serve};
+pub use server::{Fault, Grpc, Health, ServerConfig, State, serve};

@@ -11,13 +11,15 @@ use std::{
 use futures_util::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     sync::watch,
 };
-use tonic::{body::Body, server::NamedService, transport::server::Connected};
+use tonic::{body::Body, server::NamedService, service::Routes, transport::server::Connected};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
 use super::{
+    aside::Aside,
     handlers::Handlers,
     limits::{
         Limits, MAX_DOCUMENT_MESSAGE_BYTES, MAX_MESSAGE_BYTES, MAX_OTHER_MESSAGE_BYTES,
@@ -152,13 +154,13 @@ impl Health {
     }
 }
 
-/// Serves connections until `shutdown`, then finishes the calls under way.
-///
-/// A connection that never speaks can hold this up: the caller sets a
-/// deadline.
+/// Why a server ended by itself.
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// [`Grpc`] on this runtime alone.
 ///
 /// # Errors
-/// What tonic refuses, such as a descriptor that does not decode.
+/// As [`Grpc::new`] and [`Grpc::serve`].
 pub async fn serve<I, C, E>(
     secrets: Arc<Secrets>,
     health: &Health,
@@ -166,55 +168,105 @@ pub async fn serve<I, C, E>(
     incoming: I,
     shutdown: impl Future<Output = ()>,
     span: CallSpan,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+) -> Result<(), Fault>
 where
     I: Stream<Item = Result<C, E>>,
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: Into<Fault>,
 {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that grpcurl prints the details of errors.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-    };
-    let observe = Observe::new(secrets.metrics.clone(), span, &SERVED)?;
-    let limits = Limits::new(&config, Arc::clone(&secrets));
-    let handlers = Arc::new(Handlers::new(secrets, config.redaction_idle));
-    let api = |limit| {
-        SecretsServiceServer::from_arc(Arc::clone(&handlers)).max_decoding_message_size(limit)
-    };
-    let api = Api { plain: api(MAX_MESSAGE_BYTES), documents: api(MAX_DOCUMENT_MESSAGE_BYTES) };
-    let keys =
-        KeyServiceServer::from_arc(handlers).max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES);
-    let health_service =
-        tonic_health::server::HealthService::from_health_reporter(health.0.clone());
-    let health_server = tonic_health::pb::health_server::HealthServer::new(health_service);
-    tonic::transport::Server::builder()
-        // Off in tonic unless set: hyper's guards against reset floods, and
-        // the bound on streams.
-        .max_concurrent_streams(config.max_streams)
-        .http2_max_pending_accept_reset_streams(Some(200))
-        .http2_max_local_error_reset_streams(Some(1_024))
-        .http2_max_header_list_size(16 * 1024)
-        .http2_keepalive_interval(Some(config.keepalive))
-        .http2_keepalive_timeout(Some(config.keepalive / 3))
-        // The CA is looked at only when a connection opens. With tonic's own
-        // grace period, the connection would be cut without being asked to end.
-        .max_connection_age(config.max_connection_age)
-        .layer(observe)
-        .layer(limits)
-        .add_service(api)
-        .add_service(keys)
-        .add_service(health_server.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))
-        .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES))
-        .add_service(
-            reflection().build_v1alpha()?.max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES),
-        )
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await?;
-    Ok(())
+    Grpc::new(secrets, health, config, span, None)?.serve(incoming, shutdown).await
+}
+
+/// The services and what guards them. A clone is the same, for another runtime.
+#[derive(Clone)]
+pub struct Grpc {
+    config: ServerConfig,
+    observe: Observe,
+    limits: Limits,
+    aside: Aside,
+    routes: Routes,
+}
+
+impl Grpc {
+    /// Puts the services together. Must be called within a Tokio runtime. All calls
+    /// but Resolve are done by the runtime `aside`, if there is one, whichever
+    /// runtime their connection lives on.
+    ///
+    /// # Errors
+    /// What tonic refuses: a descriptor that does not decode.
+    pub fn new(
+        secrets: Arc<Secrets>,
+        health: &Health,
+        config: ServerConfig,
+        span: CallSpan,
+        aside: Option<Handle>,
+    ) -> Result<Self, Fault> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // So that grpcurl prints the details of errors.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let observe = Observe::new(secrets.metrics.clone(), span, &SERVED)?;
+        let limits = Limits::new(&config, Arc::clone(&secrets));
+        let handlers = Arc::new(Handlers::new(secrets, config.redaction_idle));
+        let api = |limit| {
+            SecretsServiceServer::from_arc(Arc::clone(&handlers)).max_decoding_message_size(limit)
+        };
+        let api = Api { plain: api(MAX_MESSAGE_BYTES), documents: api(MAX_DOCUMENT_MESSAGE_BYTES) };
+        let keys =
+            KeyServiceServer::from_arc(handlers).max_decoding_message_size(MAX_OTHER_MESSAGE_BYTES);
+        let health_service =
+            tonic_health::server::HealthService::from_health_reporter(health.0.clone());
+        let health_server = tonic_health::pb::health_server::HealthServer::new(health_service);
+        let other = MAX_OTHER_MESSAGE_BYTES;
+        let routes = Routes::new(api)
+            .add_service(keys)
+            .add_service(health_server.max_decoding_message_size(other))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(other))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(other));
+        Ok(Self { config, observe, limits, aside: Aside::new(aside), routes })
+    }
+
+    /// Serves connections until `shutdown`, then finishes the calls under way.
+    ///
+    /// A connection that never speaks can hold this up: the caller sets a
+    /// deadline.
+    ///
+    /// # Errors
+    /// What tonic refuses.
+    pub async fn serve<I, C, E>(
+        self,
+        incoming: I,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Fault>
+    where
+        I: Stream<Item = Result<C, E>>,
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        E: Into<Fault>,
+    {
+        let Self { config, observe, limits, aside, routes } = self;
+        tonic::transport::Server::builder()
+            // Off in tonic unless set: hyper's guards against reset floods, and
+            // the bound on streams.
+            .max_concurrent_streams(config.max_streams)
+            .http2_max_pending_accept_reset_streams(Some(200))
+            .http2_max_local_error_reset_streams(Some(1_024))
+            .http2_max_header_list_size(16 * 1024)
+            .http2_keepalive_interval(Some(config.keepalive))
+            .http2_keepalive_timeout(Some(config.keepalive / 3))
+            // The CA is looked at only when a connection opens. With tonic's own
+            // grace period, the connection would be cut without being asked to end.
+            .max_connection_age(config.max_connection_age)
+            .layer(observe)
+            .layer(limits)
+            .layer(aside)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, shutdown)
+            .await?;
+        Ok(())
+    }
 }
 
 /// The API. tonic limits messages per service; only calls with a template need

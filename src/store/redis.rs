@@ -35,7 +35,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 use self::{
     call::{Call, commit_arguments, committed},
@@ -90,7 +90,7 @@ impl RedisStore {
     /// # Errors
     /// There is no connection, or this Redis is refused.
     pub async fn connect(config: RedisConfig) -> Result<Self, StartError> {
-        let config = Arc::new(config);
+        let config = Arc::new(RedisConfig { home: Some(Handle::current()), ..config });
         let (masters, durable) = Masters::connect(Arc::clone(&config)).await?;
         if !durable {
             tracing::warn!(

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
 use super::url::RedisUrl;
@@ -44,9 +45,20 @@ pub struct RedisConfig {
     pub require_durable: bool,
     /// Counts the connections that are replaced.
     pub metrics: Metrics,
+    /// Runtimes besides the one that connects. Each has a connection of its own to
+    /// each master, by which its calls go: to wake another thread for each answer
+    /// would take longer than the call.
+    pub runtimes: Vec<Handle>,
+    /// The one that connects.
+    pub(super) home: Option<Handle>,
 }
 
 impl RedisConfig {
+    /// Where connections live that no other runtime has.
+    pub(super) fn home(&self) -> Handle {
+        self.home.clone().unwrap_or_else(Handle::current)
+    }
+
     /// The defaults: key prefix `workflow-secrets`, 1 s for each timeout,
     /// nothing demanded beyond what is always refused.
     pub fn new(url: RedisUrl) -> Self {
@@ -64,6 +76,8 @@ impl RedisConfig {
             min_replicas: 0,
             require_durable: false,
             metrics: Metrics::none(),
+            runtimes: Vec::new(),
+            home: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use redis::{Pipeline, ServerError, Value, aio::MultiplexedConnection};
 use tokio::{
+    runtime::Handle,
     sync::watch,
     task::AbortHandle,
     time::{Instant, sleep, timeout_at},
@@ -90,13 +91,24 @@ impl From<Failure> for StoreError {
 }
 
 impl Link {
-    /// Keeps a connection open from now on; the first may be open already.
-    pub(super) fn start(config: Arc<RedisConfig>, address: Address, first: Option<Opened>) -> Self {
+    /// Keeps a connection open from now on, on this runtime; the first may be open
+    /// already.
+    pub(super) fn start(
+        config: Arc<RedisConfig>,
+        address: Address,
+        first: Option<Opened>,
+        runtime: &Handle,
+    ) -> Self {
         let response_timeout = config.response_timeout;
         let (sender, state) = watch::channel(State::of(first.as_ref()));
-        let supervisor =
-            tokio::spawn(supervise(config, address.clone(), sender, first)).abort_handle();
+        let supervisor = runtime.spawn(supervise(config, address.clone(), sender, first));
+        let supervisor = supervisor.abort_handle();
         Self { address, state, supervisor, response_timeout }
+    }
+
+    /// Whether there is a connection now.
+    pub(super) fn is_up(&self) -> bool {
+        self.state.borrow().is_usable()
     }
 
     /// Opens no more connections. Calls under way go on.
@@ -150,11 +162,7 @@ impl Link {
         {
             return Err(none);
         }
-        let usable = |state: &State| match state {
-            State::Up(live) => !live.given_up.load(Ordering::Acquire),
-            State::Down(_) => false,
-        };
-        match timeout_at(deadline, state.wait_for(usable)).await {
+        match timeout_at(deadline, state.wait_for(State::is_usable)).await {
             Ok(Ok(state)) => match &*state {
                 State::Up(live) => Ok(live.clone()),
                 State::Down(_) => Err(none),
@@ -173,6 +181,13 @@ impl Drop for Link {
 }
 
 impl State {
+    fn is_usable(&self) -> bool {
+        match self {
+            Self::Up(live) => !live.given_up.load(Ordering::Acquire),
+            Self::Down(_) => false,
+        }
+    }
+
     fn of(opened: Option<&Opened>) -> Self {
         opened.map_or_else(|| Self::Down(Instant::now()), |opened| Self::Up(Live::of(opened)))
     }

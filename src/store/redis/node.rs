@@ -1,8 +1,9 @@
 //! One master, with a connection for each kind of call.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::{
+    runtime::{Handle, Id},
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
 };
@@ -31,6 +32,8 @@ pub(super) enum Lane {
 pub(super) struct Node {
     pub(super) address: Address,
     calls: Link,
+    /// The same for calls on other runtimes.
+    near: HashMap<Id, Link>,
     scans: Link,
     replicated: Option<Replicated>,
 }
@@ -53,12 +56,17 @@ impl Node {
         address: Address,
         first: Option<Opened>,
     ) -> Self {
-        let link = |first| Link::start(Arc::clone(config), address.clone(), first);
+        let home = config.home();
+        let link_on = |runtime: &Handle, first| {
+            Link::start(Arc::clone(config), address.clone(), first, runtime)
+        };
+        let link = |first| link_on(&home, first);
         let replicated = match config.min_replicas {
             0 => None,
             _ => Some(Replicated { link: link(None), turn: Semaphore::new(1) }),
         };
-        Self { calls: link(first), scans: link(None), replicated, address }
+        let near = config.runtimes.iter().map(|there| (there.id(), link_on(there, None)));
+        Self { near: near.collect(), calls: link(first), scans: link(None), replicated, address }
     }
 
     /// The connection for a kind of calls, and the turn on it, if calls take
@@ -77,8 +85,17 @@ impl Node {
                     _ => Err(Failure::Store(late)),
                 }
             }
-            _ => Ok((&self.calls, None)),
+            _ => Ok((self.near().unwrap_or(&self.calls), None)),
         }
+    }
+
+    /// The connection on this very runtime, if it is up.
+    fn near(&self) -> Option<&Link> {
+        if self.near.is_empty() {
+            return None;
+        }
+        let here = Handle::try_current().ok()?;
+        self.near.get(&here.id()).filter(|link| link.is_up())
     }
 
     /// The lanes that there are.
@@ -90,6 +107,7 @@ impl Node {
     /// Opens no more connections. Calls under way go on.
     pub(super) fn retire(&self) {
         self.calls.retire();
+        self.near.values().for_each(Link::retire);
         self.scans.retire();
         if let Some(Replicated { link, .. }) = &self.replicated {
             link.retire();
