@@ -92,12 +92,6 @@ impl Witness {
         Self { store, listed, seen: Mutex::new(seen) }
     }
 
-    /// The same store, seen anew, with another list.
-    #[must_use]
-    pub fn with_list(&self, listed: Arc<ArcSwap<ShreddedList>>) -> Self {
-        Self::new(Arc::clone(&self.store), listed)
-    }
-
     /// How the store has gone back since this was last asked: of each workspace
     /// at most once.
     pub fn take_regressions(&self) -> BTreeMap<WorkspaceId, Regression> {
