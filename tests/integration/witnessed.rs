@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 use workflow_secrets::{
     domain::{Plaintext, Revision, SecretName, WorkspaceId},
     service::{CreateSecret, Error, GetSecret, Secrets, audit::AuditSink},
-    store::{Key, Record},
+    store::{
+        Batch, Commit, Key, Record, Store as _,
+        witness::{Regression, Witness},
+    },
 };
 
 use crate::support::{
@@ -78,4 +81,32 @@ async fn no_data_key_is_made_or_read_in_an_older_snapshot_of_a_destroyed_workspa
         assert_eq!(kms.decrypts(), unwrapped, "{snapshot}: a data key was read and unwrapped");
         assert!(store.records(&ws()) == old, "{snapshot}: something was written");
     }
+}
+
+/// A commit that met a tombstone has seen it, though it read none.
+#[tokio::test]
+async fn a_commit_that_was_refused_knows_that_the_workspace_is_destroyed() {
+    let store = Arc::new(MemoryStore::default());
+    let witness = Witness::new(store.clone(), Arc::default());
+    let key = Key::metadata(&name("KEY"));
+    store.set(&ws(), Key::tombstone(), Some(tombstone()));
+    assert!(witness.commit(&ws(), Batch::default()).await == Ok(Commit::Shredded));
+    assert!(witness.take_regressions().is_empty());
+
+    // An older snapshot.
+    store.set(&ws(), Key::tombstone(), None);
+    store.set(&ws(), key.clone(), Some(tombstone()));
+    assert!(witness.commit(&ws(), Batch::default()).await == Ok(Commit::Shredded));
+    let read = witness.read(&ws(), &[key.clone(), Key::tombstone()]).await.unwrap();
+    assert!(read[0].is_none() && read[1].is_some());
+    assert!(witness.keys(&ws(), "", 9).await.unwrap().is_empty());
+    let told: Vec<_> = witness.take_regressions().into_iter().collect();
+    assert_eq!(told, [(ws(), Regression::Resurrected)]);
+
+    // The tombstone itself, once it is there again.
+    let real = Record { revision: Revision::from_u64(7), bytes: vec![7] };
+    store.set(&ws(), Key::tombstone(), Some(real.clone()));
+    assert!(witness.read(&ws(), &[Key::tombstone()]).await.unwrap() == [Some(real.clone())]);
+    store.set(&ws(), Key::tombstone(), None);
+    assert!(witness.read(&ws(), &[Key::tombstone()]).await.unwrap() == [Some(real)]);
 }
