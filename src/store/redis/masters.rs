@@ -250,6 +250,11 @@ impl Shared {
         let retired: Vec<_> = old.masters().into_iter().filter(gone).cloned().collect();
         self.map.store(Arc::new(new));
         retired.iter().for_each(|node| node.retire());
+    }
+
+    /// Closes connections to nodes that no redirection has named for a while.
+    pub(super) fn leave_aside(&self) {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
         aside.retain(|_, (_, named)| named.elapsed() < ASIDE);
     }
 

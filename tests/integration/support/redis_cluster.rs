@@ -89,6 +89,25 @@ impl RedisCluster {
         cluster
     }
 
+    /// One more master, which has no slots: the last of the nodes.
+    pub(crate) async fn join(&mut self) {
+        let joining = RedisServer::start(node(Options::default())).await;
+        let count = self.nodes.len() + 1;
+        joining.expect(&["CLUSTER", "SET-CONFIG-EPOCH", &count.to_string()]);
+        let [port, bus] = [joining.port().to_string(), joining.option("cluster-port")];
+        self.nodes[0].expect(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        self.nodes.push(joining);
+        let seen = || {
+            let told = self.nodes.iter().map(|node| node.cli(&["CLUSTER", "NODES"]));
+            told.into_iter().all(|nodes| nodes.matches(" connected").count() == count)
+                && self
+                    .nodes
+                    .iter()
+                    .all(|n| n.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+        };
+        until_within(MINUTE, seen).await;
+    }
+
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<_> =
             self.nodes.iter().take(3).map(|node| format!("127.0.0.1:{}", node.port())).collect();

@@ -1,11 +1,14 @@
 //! Slots that move from one master to another.
 
+use std::time::Duration;
+
 use workflow_secrets::store::{Batch, Key, StoreError, Trail};
 
 use super::{SERVED_WITHIN, config, confirmed_by, connect};
 use crate::support::{
     load::Load,
     redis_cluster::RedisCluster,
+    redis_server::until_within,
     store::{at, batch, delete, get, meta, put, rec, request, run, set, show, ws},
 };
 
@@ -26,6 +29,25 @@ async fn slots_move_under_load_and_no_call_fails() {
     }
     assert_eq!(load.failures(&|_| true), 0);
     assert_eq!(load.end().await.1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_only_redirections_name_is_left_when_they_no_longer_do() {
+    let mut cluster = RedisCluster::three().await;
+    cluster.join().await;
+    let store = connect(config(&cluster.url())).await;
+    let workspace = &cluster.workspaces(0, 1)[0];
+    set(&store, workspace, meta("A"), rec(1, b"kept")).await;
+    let slot = cluster.slot(workspace);
+    cluster.begin_move(slot, 0, 3);
+    cluster.move_keys(slot, 0, 3);
+    // But for the one that asks.
+    let connections = || cluster.nodes[3].cli(&["CLIENT", "LIST"]).lines().count() - 1;
+    for _ in 0..2 {
+        assert!(get(&store, workspace, &meta("A")).await.is_some());
+        assert!(connections() > 0);
+        until_within(Duration::from_secs(30), || connections() == 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
