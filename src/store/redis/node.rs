@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use redis::{Pipeline, Value};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
@@ -78,6 +79,21 @@ impl Node {
                 }
             }
             _ => Ok((&self.calls, None)),
+        }
+    }
+
+    /// Sends commands that may be carried out twice to this node, whatever became
+    /// of it; once more if the connection broke.
+    pub(super) async fn ask(
+        &self,
+        lane: Lane,
+        commands: &Pipeline,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Failure> {
+        let (link, _turn) = self.link(lane, deadline).await?;
+        match link.send(commands, 0, deadline).await {
+            Err(Failure::Lost(_)) => link.send(commands, 0, deadline).await,
+            other => other,
         }
     }
 

@@ -152,14 +152,20 @@ impl RedisCluster {
             .arg(&["GETKEYSINSLOT", &slot.to_string(), "1000"])
             .query(&mut source)
             .unwrap();
-        if keys.is_empty() {
-            return;
+        if !keys.is_empty() {
+            self.move_some(&keys, from, to);
+            let left: bool = source.exists(&keys[0]).unwrap_or(false);
+            assert!(!left);
         }
+    }
+
+    /// Moves these keys, which are there.
+    pub(crate) fn move_some(&self, keys: &[String], from: usize, to: usize) {
+        let url = self.nodes[from].url();
+        let mut source = redis::Client::open(url).unwrap().get_connection().unwrap();
         let mut migrate = redis::cmd("MIGRATE");
         migrate.arg("127.0.0.1").arg(self.nodes[to].port()).arg("").arg(0).arg(5_000);
-        let () = migrate.arg("KEYS").arg(&keys).query(&mut source).unwrap();
-        let left: bool = source.exists(&keys[0]).unwrap_or(false);
-        assert!(!left);
+        let () = migrate.arg("KEYS").arg(keys).query(&mut source).unwrap();
     }
 
     /// Ends the move on all masters.

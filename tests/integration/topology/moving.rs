@@ -93,3 +93,29 @@ async fn in_a_moving_slot_nothing_is_written_in_part() {
     assert_eq!(store.shred(&ws(workspace), rec(1, b"tombstone")).await.ok().unwrap().records, 2);
     assert!(store.request(&ws(workspace), &request("r")).await.unwrap().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shredding_forgets_requests_on_both_sides_of_a_move() {
+    let cluster = RedisCluster::three().await;
+    let store = connect(config(&cluster.url())).await;
+    let workspace = &cluster.workspaces(0, 1)[0];
+    for number in 0..3 {
+        let change = Batch {
+            request: Some((request(&format!("r{number}")), b"outcome".to_vec())),
+            ..batch([put(meta("A"), None, rec(1, b"x"))])
+        };
+        assert_eq!(run(&store, workspace, change).await, "done");
+    }
+    let key = |number| format!("workflow-secrets:{{{workspace}}}:request:r{number}");
+    let slot = cluster.slot(workspace);
+    cluster.begin_move(slot, 0, 1);
+    let records = ["records", "index", "revision"];
+    let mut moved = records.map(|key| format!("workflow-secrets:{{{workspace}}}:{key}")).to_vec();
+    moved.push(key(1));
+    cluster.move_some(&moved, 0, 1);
+    let count =
+        |node: usize| cluster.nodes[node].cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()]);
+    assert_eq!((count(0).as_str(), count(1).as_str()), ("2", "4"));
+    assert!(store.shred(&ws(workspace), rec(1, b"tombstone")).await.is_ok());
+    assert_eq!((count(0).as_str(), count(1).as_str()), ("0", "3"));
+}
