@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use workflow_secrets::{
     domain::{Clock, Environment, SystemClock},
-    envelope::{Keyring, KeyringConfig},
+    envelope::KeyringConfig,
     grpc::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits},
@@ -103,14 +103,9 @@ impl Bench {
         let caller = workflow_secrets::domain::CallerId::parse(&caller).unwrap();
         let secrets = |audit: &str| {
             Secrets::new(Parts {
-                keyring: Keyring::new(
-                    Arc::new(kms.kms(&key)),
-                    Arc::clone(&store),
-                    Arc::clone(&clock),
-                    environment.clone(),
-                    KeyringConfig::default(),
-                ),
                 store: Arc::clone(&store),
+                kms: Arc::new(kms.kms(&key)),
+                keyring: KeyringConfig::default(),
                 clock: Arc::clone(&clock),
                 audit: AuditLog::start(
                     AuditSink::File(dir.path().join(audit)),
@@ -120,6 +115,7 @@ impl Bench {
                 policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
                 environment: environment.clone(),
                 limits: Limits { max_secrets_per_workspace: 1_000, ..Limits::default() },
+                shredded: Arc::default(),
             })
         };
         let serve = async |secrets| {

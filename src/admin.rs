@@ -8,9 +8,12 @@
 //! | `/metrics` | metrics in the text format of Prometheus |
 //!
 //! GET and HEAD; one request per connection. Nothing secret is told, and no
-//! request is read beyond its headers.
+//! request is read beyond its headers. Whoever fills the port with connections
+//! keeps no probe of another address from its answer.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+mod places;
+
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -20,15 +23,16 @@ use http::{
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{grpc::Health, telemetry::Scrape};
+use self::places::Places;
+use crate::{
+    grpc::{Health, accept::network},
+    telemetry::Scrape,
+};
 
-/// Connections at once; further ones are closed.
+/// Connections at once; for one more, another is closed, see [`places`].
 const CONNECTIONS: usize = 32;
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -56,22 +60,24 @@ pub struct Admin {
 impl Admin {
     /// Answers until shutdown.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places::new(CONNECTIONS);
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, peer)) = accepted else {
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let stay = places.enter(network(peer.ip()));
             let (admin, shutdown) = (self.clone(), shutdown.clone());
             tokio::spawn(async move {
-                let _place = place;
-                let life = tokio::time::timeout(LIFE, admin.connection(stream));
-                shutdown.run_until_cancelled(life).await
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = stay.over() => {}
+                    _ = tokio::time::timeout(LIFE, admin.connection(stream)) => {}
+                }
             });
         }
     }

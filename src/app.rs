@@ -4,8 +4,9 @@
 mod dev;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, runtime::Handle, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,6 @@ use crate::{
     admin::Admin,
     config::{ServeConfig, StoreConfig, load_policy, load_shredded},
     domain::{Clock, SystemClock},
-    envelope::Keyring,
     grpc::{
         Fault, Grpc, Health, ServerConfig,
         accept::{self, AcceptLimits, Incoming},
@@ -26,7 +26,9 @@ use crate::{
         Parts, Secrets,
         audit::{AuditLog, AuditSink},
     },
-    store::{MeasuredStore, Store, embedded::EmbeddedStore, redis::RedisStore},
+    store::{
+        MeasuredStore, Store, embedded::EmbeddedStore, redis::RedisStore, witness::ShreddedList,
+    },
     telemetry::{self, Scrape},
     watch::Watch,
 };
@@ -112,13 +114,6 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     let kms = Guarded::new(Arc::new(kms), Arc::clone(&clock), GuardConfig::default());
     // Outside the guard: what it does not let through counts too.
     let kms = MeasuredKms::new(Arc::new(kms), metrics.clone());
-    let keyring = Keyring::new(
-        Arc::new(kms),
-        Arc::clone(&store),
-        Arc::clone(&clock),
-        config.environment.clone(),
-        config.keyring,
-    );
     let stream = match &config.audit {
         AuditSink::File(path) => format!("audit stream {}", path.display()),
         _ => "audit stream".to_owned(),
@@ -151,32 +146,22 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     let stop = CancellationToken::new();
     tokio::spawn(policies.run(LOOK_EVERY, stop.clone()));
     tokio::spawn(certificates.run(LOOK_EVERY, stop.clone()));
+    let shredded = match config.shredded_file {
+        None => Arc::default(),
+        Some(file) => watch_shredded(file, metrics.clone(), stop.clone())?,
+    };
     let secrets = Secrets::new(Parts {
         store,
-        keyring,
+        kms: Arc::new(kms),
+        keyring: config.keyring,
         clock,
         audit,
         policy,
         environment: config.environment,
         limits: config.limits,
+        shredded,
     })
-    .measured(metrics.clone());
-    let secrets = match config.shredded_file {
-        None => secrets,
-        Some(file) => {
-            let files = vec![file.clone()];
-            let load = move || {
-                let loaded = load_shredded(&file);
-                metrics.file_load(Watched::Shredded, loaded.is_ok());
-                loaded
-            };
-            let lists = Watch::start("shredded workspaces", files, load)
-                .map_err(|error| RunError::start("shredded workspaces", error))?;
-            let secrets = secrets.with_shredded(lists.current());
-            tokio::spawn(lists.run(LOOK_EVERY, stop.clone()));
-            secrets
-        }
-    };
+    .measured(metrics);
     let limits = AcceptLimits::default();
     let incoming = accept::spread(listener, tls, limits, stop.clone(), workers.runtimes());
     let served = incoming.into_iter().zip(workers.runtimes().iter().cloned()).collect();
@@ -184,6 +169,25 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     let eyes = admin.map(|listener| (listener, scrape));
     // The threads go on until all is done.
     run(Arc::new(secrets), served, eyes, ending).await
+}
+
+/// The workspaces that are listed as destroyed, read again when the file changes.
+fn watch_shredded(
+    file: PathBuf,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<Arc<ArcSwap<ShreddedList>>, RunError> {
+    let files = vec![file.clone()];
+    let load = move || {
+        let loaded = load_shredded(&file);
+        metrics.file_load(Watched::Shredded, loaded.is_ok());
+        loaded
+    };
+    let lists = Watch::start("shredded workspaces", files, load)
+        .map_err(|error| RunError::start("shredded workspaces", error))?;
+    let current = lists.current();
+    tokio::spawn(lists.run(LOOK_EVERY, stop));
+    Ok(current)
 }
 
 /// Tells when the first certificate of each file expires.

@@ -18,7 +18,7 @@ use super::{Ending, Given, RunError, run};
 use crate::{
     config::DevConfig,
     domain::{CallerId, Clock, Environment, SystemClock},
-    envelope::{Keyring, KeyringConfig},
+    envelope::KeyringConfig,
     grpc::accept::{self, AcceptLimits},
     kms::local::LocalKms,
     service::{
@@ -56,23 +56,18 @@ pub async fn dev(config: DevConfig, given: Given) -> Result<Instant, RunError> {
         .ok()
         .zip(Environment::parse("dev").ok())
         .ok_or_else(|| RunError::Start("dev caller".into()))?;
-    let keyring = Keyring::new(
-        Arc::new(kms),
-        Arc::clone(&store),
-        Arc::clone(&clock),
-        environment.clone(),
-        KeyringConfig::default(),
-    );
     let audit = AuditLog::start(AuditSink::File(dir.join("audit.jsonl")), AuditConfig::default())
         .map_err(|error| RunError::start("audit file", error))?;
     let secrets = Secrets::new(Parts {
         store,
-        keyring,
+        kms: Arc::new(kms),
+        keyring: KeyringConfig::default(),
         clock,
         audit,
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller.clone()))),
         environment,
         limits: Limits::default(),
+        shredded: Arc::default(),
     })
     .measured(metrics);
     let stop = CancellationToken::new();

@@ -88,7 +88,8 @@ use crate::{
         Clock, Deadline, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName,
         Timestamp, WorkspaceId, WrappedDataKey,
     },
-    envelope::Keyring,
+    envelope::{Keyring, KeyringConfig},
+    kms::Kms,
     metrics::Metrics,
     store::{
         Key, Record, Store, StoreError, codec,
@@ -100,8 +101,10 @@ use crate::{
 pub struct Parts {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// Data keys.
-    pub keyring: Keyring,
+    /// Wraps data keys.
+    pub kms: Arc<dyn Kms>,
+    /// How long data keys serve.
+    pub keyring: KeyringConfig,
     /// Clocks.
     pub clock: Arc<dyn Clock>,
     /// Audit stream.
@@ -112,6 +115,8 @@ pub struct Parts {
     pub environment: Environment,
     /// Operator's limits.
     pub limits: Limits,
+    /// Workspaces that are destroyed whatever the store says.
+    pub shredded: Arc<ArcSwap<ShreddedList>>,
 }
 
 /// All that the operations need, wired once.
@@ -238,10 +243,15 @@ impl ActiveKey {
 }
 
 impl Secrets {
-    /// Wires the operations.
+    /// Wires the operations. One witness stands before the store, for data keys
+    /// too: whoever went past it would take what a destroyed workspace has in an
+    /// older snapshot.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, keyring, clock, audit, policy, environment, limits } = parts;
-        let witness = Arc::new(Witness::new(store, Arc::default()));
+        let Parts { kms, keyring, clock, audit, policy, environment, limits, .. } = parts;
+        let witness = Arc::new(Witness::new(parts.store, parts.shredded));
+        let store = Arc::clone(&witness) as Arc<dyn Store>;
+        let keyring =
+            Keyring::new(kms, Arc::clone(&store), Arc::clone(&clock), environment.clone(), keyring);
         Self {
             admission: Admission::new(&limits, &clock),
             redactions: Rates::per_minute(limits.redactions_per_minute, Arc::clone(&clock)),
@@ -251,7 +261,7 @@ impl Secrets {
             metrics: Metrics::none(),
             changes: TaskTracker::new(),
             ending: CancellationToken::new(),
-            store: Arc::clone(&witness) as Arc<dyn Store>,
+            store,
             witness,
             keyring,
             clock,
@@ -278,13 +288,6 @@ impl Secrets {
             metrics,
             ..self
         }
-    }
-
-    /// The same, with workspaces that are destroyed whatever the store says.
-    #[must_use]
-    pub fn with_shredded(self, listed: Arc<ArcSwap<ShreddedList>>) -> Self {
-        let witness = Arc::new(self.witness.with_list(listed));
-        Self { store: Arc::clone(&witness) as Arc<dyn Store>, witness, ..self }
     }
 
     /// Whether the store can be used now.

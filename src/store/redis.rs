@@ -9,7 +9,7 @@
 //! | `<prefix>:{ws}:index` | sorted set | record keys, all of score 0, for byte order |
 //! | `<prefix>:{ws}:revision` | string | number of the workspace's last change |
 //! | `<prefix>:{ws}:request:<id>` | string, expires after 24 h | outcome of a request |
-//! | `<prefix>:health`, in a cluster `<prefix>:{<number>}:health` | never there | target of the health probe |
+//! | `<prefix>:health`, in a cluster `<prefix>:{<number>}:health` | never there | target of probes |
 //!
 //! [`masters`] says where the master of a slot is: at a fixed address, where
 //! sentinels say, or where the nodes of a cluster say. All else is the same.
@@ -29,6 +29,7 @@ mod scripts;
 mod shred;
 mod slots;
 mod url;
+mod whole_slots;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +44,7 @@ use self::{
     masters::Masters,
     node::{Lane, Node},
     scripts::{COMMIT, Lua, SCAN, SHRED},
-    slots::slot,
+    slots::{Tags, slot},
 };
 pub use self::{
     config::{ClientCertificate, KeyPrefix, Password, PasswordSource, RedisConfig},
@@ -75,6 +76,8 @@ const NOT_UNDERSTOOD: StoreError = StoreError::Malformed("answer of Redis");
 pub struct RedisStore {
     config: Arc<RedisConfig>,
     masters: Masters,
+    /// Of a cluster.
+    tags: Option<Tags>,
     commit: Lua,
     scan: Lua,
     shred: Lua,
@@ -99,7 +102,8 @@ impl RedisStore {
             );
         }
         let [commit, scan, shred] = [COMMIT, SCAN, SHRED].map(Lua::new);
-        Ok(Self { config, masters, commit, scan, shred })
+        let tags = config.url.is_cluster().then(Tags::find);
+        Ok(Self { config, masters, tags, commit, scan, shred })
     }
 
     fn deadline(&self) -> Instant {
@@ -165,18 +169,19 @@ impl RedisStore {
         Ok(self.masters.send(slot, (lane, true), self.deadline(), add).await?)
     }
 
+    /// A key in a slot of a cluster that nobody makes.
+    fn never_there(&self, slot: u16) -> Option<String> {
+        let tag = self.tags.as_ref()?.of(slot)?;
+        Some(format!("{}:{{{tag}}}:health", self.config.prefix))
+    }
+
     /// Whether a master can be reached and written to.
     async fn probe(&self, node: &Node, key: &str) -> Result<(), StoreError> {
         for lane in node.lanes() {
             let mut pipeline = Pipeline::new();
             pipeline.cmd("DEL").arg(key);
             let deadline = self.deadline();
-            let (link, _turn) = node.link(lane, deadline).await?;
-            let sent = match link.send(&pipeline, 0, deadline).await {
-                Err(Failure::Lost(_)) => link.send(&pipeline, 0, deadline).await,
-                other => other,
-            };
-            match sent {
+            match node.ask(lane, &pipeline, deadline).await {
                 // It serves, though no longer this slot.
                 Ok(_) | Err(Failure::Refused(Refused::Moved(_) | Refused::Ask(_))) => {}
                 Err(Failure::Store(error)) if error == DISK_FAILS => {}
@@ -334,12 +339,11 @@ impl Store for RedisStore {
         let map = self.masters.map();
         let masters = map.masters();
         let probes = masters.iter().map(|node| async {
-            let prefix = &self.config.prefix;
             let key = if self.config.url.is_cluster() {
                 let none = StoreError::Unavailable("a node of Redis has no slot");
-                format!("{prefix}:{{{}}}:health", map.tag_of(node).ok_or(none)?)
+                map.slot_of(node).and_then(|slot| self.never_there(slot)).ok_or(none)?
             } else {
-                format!("{prefix}:health")
+                format!("{}:health", self.config.prefix)
             };
             self.probe(node, &key).await
         });

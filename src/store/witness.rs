@@ -92,12 +92,6 @@ impl Witness {
         Self { store, listed, seen: Mutex::new(seen) }
     }
 
-    /// The same store, seen anew, with another list.
-    #[must_use]
-    pub fn with_list(&self, listed: Arc<ArcSwap<ShreddedList>>) -> Self {
-        Self::new(Arc::clone(&self.store), listed)
-    }
-
     /// How the store has gone back since this was last asked: of each workspace
     /// at most once.
     pub fn take_regressions(&self) -> BTreeMap<WorkspaceId, Regression> {
@@ -123,7 +117,8 @@ impl Witness {
             grave = None;
         }
         if grave.is_none() && listed {
-            let new = Grave { tombstone: listed_tombstone(), listed: true, told: false };
+            let new =
+                Grave { tombstone: made_up("--shredded-workspaces"), listed: true, told: false };
             seen.graves.put(workspace.clone(), new.clone());
             grave = Some(new);
         }
@@ -168,6 +163,16 @@ impl Witness {
         }
     }
 
+    /// The same of one whose tombstone was met, but not read.
+    fn bury_unread(&self, workspace: &WorkspaceId) {
+        let mut seen = self.lock();
+        if seen.graves.peek(workspace).is_none_or(|grave| grave.listed) {
+            seen.revisions.pop(workspace);
+            let grave = Grave { tombstone: made_up("not read"), listed: false, told: false };
+            seen.graves.put(workspace.clone(), grave);
+        }
+    }
+
     /// The tombstone of a workspace is gone.
     fn resurrected(&self, workspace: &WorkspaceId) {
         let mut seen = self.lock();
@@ -198,9 +203,10 @@ impl Seen {
     }
 }
 
-fn listed_tombstone() -> Record {
+/// A tombstone in place of one that was not read.
+fn made_up(by: &str) -> Record {
     let time = Timestamp::new(0, 0);
-    let tombstone = time.map(|time| Tombstone { time, by: "--shredded-workspaces".to_owned() });
+    let tombstone = time.map(|time| Tombstone { time, by: by.to_owned() });
     let bytes = tombstone.as_ref().map_or_else(Vec::new, codec::encode_tombstone);
     Record { revision: Revision::from_u64(1), bytes }
 }
@@ -242,7 +248,9 @@ impl Store for Witness {
             return Ok((Commit::Shredded, None));
         }
         let (commit, revision) = self.store.commit_at(workspace, batch).await?;
-        if revision.is_some() {
+        if commit == Commit::Shredded {
+            self.bury_unread(workspace);
+        } else if revision.is_some() {
             self.compare(workspace, &known, revision);
         }
         Ok((commit, revision))

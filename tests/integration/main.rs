@@ -77,4 +77,5 @@ mod unprintable;
 mod usage;
 mod usage_replicas;
 mod watch;
+mod witnessed;
 mod write_storm;

@@ -8,7 +8,7 @@ use workflow_secrets::{
         CallerId, Clock, ConnectionId, Deadline, Description, Environment, Integration, Owner,
         Plaintext, SecretName, WorkspaceId,
     },
-    envelope::{Keyring, KeyringConfig},
+    envelope::KeyringConfig,
     service::{
         CreateSecret, Error, Limits, Parts, SecretView, Secrets,
         access::{Caller, Policy},
@@ -105,17 +105,17 @@ workspaces = ["*"]
 
 pub(crate) fn secrets(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Arc<Secrets> {
     let environment = Environment::parse("test").unwrap();
-    let (kms, config) = (Arc::new(FakeKms::default()), KeyringConfig::default());
-    let keyring = Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config);
     let sink = AuditSink::Writer(Box::new(std::io::sink()));
     Arc::new(Secrets::new(Parts {
         store,
-        keyring,
+        kms: Arc::new(FakeKms::default()),
+        keyring: KeyringConfig::default(),
         clock,
         audit: AuditLog::start(sink, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::parse(POLICY).unwrap())),
         environment,
         limits: Limits::default(),
+        shredded: Arc::default(),
     }))
 }
 

@@ -268,7 +268,7 @@ fn serves_no_more(code: &str) -> bool {
 
 /// Reads the code of an error reply. The text after it may quote arguments and
 /// is looked at only where it is an address.
-fn classify(error: &ServerError, asked: &Address) -> Failure {
+pub(super) fn classify(error: &ServerError, asked: &Address) -> Failure {
     let unavailable = |why| Failure::Store(StoreError::Unavailable(why));
     let later = |why| Failure::Refused(Refused::Later(why));
     let elsewhere = || redirection(error.details()?, asked);

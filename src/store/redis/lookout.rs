@@ -74,6 +74,7 @@ impl Lookout {
             if timeout(EVERY, masters.changed.notified()).await.is_ok() {
                 sleep(AT_LEAST).await;
             }
+            masters.leave_aside();
             match self.look(&masters.addresses()).await {
                 Ok(layout) => {
                     told = None;

@@ -34,7 +34,8 @@ use super::{
 use crate::store::StoreError;
 
 /// First and longest pause before a refused command is sent again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+pub(super) const PAUSES: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_millis(100));
 
 /// Redirections that are followed without a pause.
 const AT_ONCE: u32 = 2;
@@ -112,6 +113,16 @@ impl Masters {
             }
         }
         Ok(self.map())
+    }
+
+    /// Wakes the lookout: what it told is out of date.
+    pub(super) fn look_again(&self) {
+        self.shared.changed.notify_one();
+    }
+
+    /// A node that a redirection names.
+    pub(super) fn aside(&self, address: &Address) -> Arc<Node> {
+        self.shared.aside(address)
     }
 
     /// Sends commands to the master of a slot, again and elsewhere while the
@@ -250,6 +261,11 @@ impl Shared {
         let retired: Vec<_> = old.masters().into_iter().filter(gone).cloned().collect();
         self.map.store(Arc::new(new));
         retired.iter().for_each(|node| node.retire());
+    }
+
+    /// Closes connections to nodes that no redirection has named for a while.
+    pub(super) fn leave_aside(&self) {
+        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
         aside.retain(|_, (_, named)| named.elapsed() < ASIDE);
     }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use redis::{Pipeline, Value};
 use tokio::{
     runtime::{Handle, Id},
     sync::{Semaphore, SemaphorePermit},
@@ -96,6 +97,21 @@ impl Node {
         }
         let here = Handle::try_current().ok()?;
         self.near.get(&here.id()).filter(|link| link.is_up())
+    }
+
+    /// Sends commands that may be carried out twice to this node, whatever became
+    /// of it; once more if the connection broke.
+    pub(super) async fn ask(
+        &self,
+        lane: Lane,
+        commands: &Pipeline,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Failure> {
+        let (link, _turn) = self.link(lane, deadline).await?;
+        match link.send(commands, 0, deadline).await {
+            Err(Failure::Lost(_)) => link.send(commands, 0, deadline).await,
+            other => other,
+        }
     }
 
     /// The lanes that there are.

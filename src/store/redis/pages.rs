@@ -1,18 +1,18 @@
-//! Walks through all keys of a master.
+//! Walks through all keys: of one master with SCAN, of a cluster slot after slot,
+//! see [`super::whole_slots`].
 //!
 //! A cursor of SCAN means something to the process that gave it and to no
-//! other, and keys move between masters. So each step also asks which process
-//! answers, and a walk that met a change starts again.
-
-use std::sync::Arc;
+//! other. So each step also asks which process answers, and a walk that met a
+//! change starts again.
 
 use redis::{Pipeline, Value};
 
 use super::{
     NOT_UNDERSTOOD, RedisStore,
     node::Lane,
-    slots::{LAST, Map, slot},
+    slots::{LAST, slot},
     text,
+    whole_slots::Found,
 };
 use crate::{
     domain::WorkspaceId,
@@ -22,39 +22,37 @@ use crate::{
 /// Keys that one step of SCAN looks at.
 const COUNT: usize = 1_000;
 
+/// Slots looked at in the first step, and at most in one.
+const SLOTS: (u16, u16) = (64, 512);
+
+/// Keys in a step, ours or not, above which the next one looks at fewer slots, and
+/// below which it looks at more.
+const KEYS: (usize, usize) = (4_000, 1_000);
+
 /// Changes of master during which remembered requests are forgotten.
 const RESTARTS: usize = 5;
 
-/// Where a listing goes on: the slots from `from` to `to`, all of one master,
-/// are being looked at; those before are done.
-struct Page {
-    from: u16,
-    to: u16,
+const NO_CURSOR: StoreError = StoreError::Malformed("cursor of a listing");
+
+/// Where the walk through one master goes on.
+struct Walk {
     cursor: String,
     /// The process that gave the cursor; empty before the first step.
     process: String,
 }
 
-impl Page {
-    fn start(from: u16) -> Self {
-        Self { from, to: LAST, cursor: "0".to_owned(), process: String::new() }
+impl Walk {
+    fn start() -> Self {
+        Self { cursor: "0".to_owned(), process: String::new() }
     }
 
     fn parse(cursor: &WorkspacesCursor) -> Option<Self> {
-        let mut parts = cursor.0.split(' ');
-        let (from, to) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let (cursor, process) = (parts.next()?.to_owned(), parts.next()?.to_owned());
-        (parts.next().is_none() && from <= to && to <= LAST).then_some(Self {
-            from,
-            to,
-            cursor,
-            process,
-        })
+        let (cursor, process) = cursor.0.split_once(' ')?;
+        Some(Self { cursor: cursor.to_owned(), process: process.to_owned() })
     }
 
     fn end(self) -> WorkspacesCursor {
-        let Self { from, to, cursor, process } = self;
-        WorkspacesCursor(format!("{from} {to} {cursor} {process}"))
+        WorkspacesCursor(format!("{} {}", self.cursor, self.process))
     }
 }
 
@@ -66,46 +64,81 @@ struct Step {
 }
 
 impl RedisStore {
-    /// One step through all workspaces, slot after slot.
+    /// One step through all workspaces.
     pub(super) async fn page(
         &self,
         cursor: Option<&WorkspacesCursor>,
     ) -> Result<(Vec<WorkspaceId>, Option<WorkspacesCursor>), StoreError> {
-        let mut page = match cursor {
-            None => Page::start(0),
-            Some(cursor) => {
-                Page::parse(cursor).ok_or(StoreError::Malformed("cursor of a listing"))?
-            }
-        };
         let head = format!("{}:{{", self.config.prefix);
         let tail = "}:records";
-        let before = owner(&self.masters.map(), page.from)?;
-        let hashes = |scan: &mut redis::Cmd| {
-            scan.arg("TYPE").arg("hash");
-        };
-        let step = self.step(page.from, &page.cursor, &format!("{head}*{tail}"), hashes).await?;
-        let now = self.known_after(&step).await?;
-        let after = owner(&now, page.from)?;
-        if before.0 != after.0 || !(page.process.is_empty() || page.process == step.process) {
-            return Ok((Vec::new(), Some(Page::start(page.from).end())));
-        }
-        page.to = page.to.min(before.1).min(after.1);
-        page.process = step.process;
-        let next = match (step.next.as_str(), page.to) {
-            ("0", LAST) => None,
-            ("0", to) => Some(Page::start(to.saturating_add(1))),
-            _ => Some(Page { cursor: step.next, ..page }),
+        let (keys, next) = if self.config.url.is_cluster() {
+            self.page_of_slots(cursor).await?
+        } else {
+            self.page_of_one(cursor, &format!("{head}*{tail}")).await?
         };
         // What does not parse is not ours.
         let name = |key: &String| {
             let name = key.strip_prefix(&head)?.strip_suffix(tail)?;
             WorkspaceId::parse(name).ok()
         };
-        Ok((step.keys.iter().filter_map(name).collect(), next.map(Page::end)))
+        Ok((keys.iter().filter_map(name).collect(), next))
+    }
+
+    /// The cursor names the first slot, and how many there may be.
+    async fn page_of_slots(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+    ) -> Result<(Vec<String>, Option<WorkspacesCursor>), StoreError> {
+        let (from, most): (u16, u16) = match cursor {
+            None => {
+                // Who was master before knows nothing of what came since.
+                self.masters.map_of_now(self.deadline()).await?;
+                (0, SLOTS.0)
+            }
+            Some(cursor) => cursor
+                .0
+                .split_once(' ')
+                .and_then(|(from, most)| Some((from.parse().ok()?, most.parse().ok()?)))
+                .filter(|(from, most)| *from <= LAST && *most > 0)
+                .ok_or(NO_CURSOR)?,
+        };
+        let Found { keys, count, to } = self.keys_of_slots(from, most).await?;
+        let next = match count {
+            many if many > KEYS.0 => (most / 2).max(1),
+            few if few < KEYS.1 => most.saturating_mul(2).min(SLOTS.1),
+            _ => most,
+        };
+        let next = (to < LAST).then(|| WorkspacesCursor(format!("{} {next}", to + 1)));
+        Ok((keys, next))
+    }
+
+    async fn page_of_one(
+        &self,
+        cursor: Option<&WorkspacesCursor>,
+        pattern: &str,
+    ) -> Result<(Vec<String>, Option<WorkspacesCursor>), StoreError> {
+        let walk = match cursor {
+            None => Walk::start(),
+            Some(cursor) => Walk::parse(cursor).ok_or(NO_CURSOR)?,
+        };
+        let hashes = |scan: &mut redis::Cmd| {
+            scan.arg("TYPE").arg("hash");
+        };
+        let before = self.master();
+        let step = self.step(&walk.cursor, pattern, hashes).await?;
+        if before != self.master() || !(walk.process.is_empty() || walk.process == step.process) {
+            return Ok((Vec::new(), Some(Walk::start().end())));
+        }
+        let next = Walk { cursor: step.next, process: step.process };
+        Ok((step.keys, (next.cursor != "0").then(|| next.end())))
     }
 
     /// Forgets all requests of a workspace that remembers no more of them.
     pub(super) async fn forget_requests(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        if self.config.url.is_cluster() {
+            let slot = slot(workspace.as_str());
+            return self.unlink_all(slot, &self.key(workspace, "request:")).await;
+        }
         for _ in 0..RESTARTS {
             if self.forget_requests_of_one(workspace).await? {
                 return Ok(());
@@ -116,40 +149,33 @@ impl RedisStore {
 
     /// Whether it was one master from beginning to end.
     async fn forget_requests_of_one(&self, workspace: &WorkspaceId) -> Result<bool, StoreError> {
-        let slot = slot(workspace.as_str());
         let pattern = self.key(workspace, "request:*");
-        let before = owner(&self.masters.map(), slot)?.0;
+        let before = self.master();
         let (mut cursor, mut process) = ("0".to_owned(), None);
         loop {
-            let step = self.step(slot, &cursor, &pattern, |_| {}).await?;
+            let step = self.step(&cursor, &pattern, |_| {}).await?;
             if *process.get_or_insert_with(|| step.process.clone()) != step.process {
                 return Ok(false);
             }
             if !step.keys.is_empty() {
                 let mut command = redis::cmd("UNLINK");
                 command.arg(&step.keys);
-                self.ask(slot, Lane::Scans, command).await?;
+                self.ask(0, Lane::Scans, command).await?;
             }
             if step.next == "0" {
-                let now = self.known_after(&step).await?;
-                return Ok(owner(&now, slot)?.0 == before);
+                return Ok(self.master() == before);
             }
             cursor = step.next;
         }
     }
 
-    /// The masters after a step. Whether the last was of the one that had the
-    /// slots all the time, only somebody asked after it can tell.
-    async fn known_after(&self, step: &Step) -> Result<Arc<Map>, StoreError> {
-        match step.next.as_str() {
-            "0" => self.masters.map_of_now(self.deadline()).await,
-            _ => Ok(self.masters.map()),
-        }
+    /// Address of the one master.
+    fn master(&self) -> Option<String> {
+        self.masters.map().owner(0).map(|(node, _)| node.address.to_string())
     }
 
     async fn step(
         &self,
-        slot: u16,
         cursor: &str,
         pattern: &str,
         more: impl Fn(&mut redis::Cmd) + Send + Sync,
@@ -162,7 +188,7 @@ impl RedisStore {
             commands.cmd("INFO").arg("server");
         };
         let lane = (Lane::Scans, true);
-        let replies = self.masters.send(slot, lane, self.deadline(), commands).await?;
+        let replies = self.masters.send(0, lane, self.deadline(), commands).await?;
         let Ok([Value::Array(found), info]) = <[Value; 2]>::try_from(replies) else {
             return Err(NOT_UNDERSTOOD);
         };
@@ -175,10 +201,4 @@ impl RedisStore {
         let keys = keys.into_iter().map(text).collect::<Result<_, _>>()?;
         Ok(Step { process, next: text(next)?, keys })
     }
-}
-
-/// Address of the master of a slot, and the last slot that it has in a row.
-fn owner(map: &Map, slot: u16) -> Result<(String, u16), StoreError> {
-    let owner = map.owner(slot).map(|(node, to)| (node.address.to_string(), to));
-    owner.ok_or(StoreError::Unavailable("no node of Redis has the slot"))
 }

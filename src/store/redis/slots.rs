@@ -2,16 +2,43 @@
 
 use std::sync::Arc;
 
-use crc::{CRC_16_XMODEM, Crc, NoTable};
+use crc::{CRC_16_XMODEM, Crc};
 
 use super::{node::Node, url::Address};
 
 /// Last slot of a cluster. All else is taken for a cluster of one master.
 pub(super) const LAST: u16 = 16_383;
 
+const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
+
 /// The slot of a hash tag.
 pub(super) fn slot(tag: &str) -> u16 {
-    Crc::<u16, NoTable>::new(&CRC_16_XMODEM).checksum(tag.as_bytes()) % (LAST + 1)
+    CRC.checksum(tag.as_bytes()) % (LAST + 1)
+}
+
+/// A hash tag of each slot: a number.
+pub(super) struct Tags(Vec<Option<u32>>);
+
+impl Tags {
+    pub(super) fn find() -> Self {
+        let mut tags = vec![None; usize::from(LAST) + 1];
+        let mut left = tags.len();
+        for number in 0..=u32::MAX {
+            let of_slot = tags.get_mut(usize::from(slot(&number.to_string())));
+            if let Some(tag @ None) = of_slot {
+                *tag = Some(number);
+                left -= 1;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        Self(tags)
+    }
+
+    pub(super) fn of(&self, slot: u16) -> Option<u32> {
+        *self.0.get(usize::from(slot))?
+    }
 }
 
 /// Slots next to each other that have one master.
@@ -65,12 +92,9 @@ impl Map {
             })
     }
 
-    /// A hash tag whose slot this master has.
-    pub(super) fn tag_of(&self, node: &Node) -> Option<String> {
-        // Four numbers per slot on average.
-        (0..4 * (u32::from(LAST) + 1)).map(|number| number.to_string()).find(|tag| {
-            self.owner(slot(tag)).is_some_and(|(owner, _)| owner.address == node.address)
-        })
+    /// A slot that this master has.
+    pub(super) fn slot_of(&self, node: &Node) -> Option<u16> {
+        self.0.iter().find(|run| run.master.address == node.address).map(|run| run.from)
     }
 }
 
@@ -86,5 +110,15 @@ mod tests {
         {
             assert_eq!(slot(tag), expected, "{tag}");
         }
+    }
+
+    #[test]
+    fn each_slot_has_a_tag() {
+        let tags = Tags::find();
+        for of in 0..=LAST {
+            let tag = tags.of(of).map(|tag| slot(&tag.to_string()));
+            assert_eq!(tag, Some(of));
+        }
+        assert_eq!(tags.of(LAST + 1), None);
     }
 }

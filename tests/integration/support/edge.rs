@@ -18,7 +18,7 @@ use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service as _, ServiceExt as _};
 use workflow_secrets::{
     domain::{CallerId, Environment, SystemClock},
-    envelope::{Keyring, KeyringConfig},
+    envelope::KeyringConfig,
     grpc::{
         self, Health, ServerConfig,
         accept::{self, AcceptLimits},
@@ -99,11 +99,11 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
     let kms = Arc::new(LocalKms::open_or_create(&dir.path().join("kek")).unwrap());
     let environment = Environment::parse("test").unwrap();
     let caller = CallerId::parse(CALLER).unwrap();
-    let config = KeyringConfig::default();
     let sink = AuditSink::Writer(Box::new(lines));
     Secrets::new(Parts {
-        keyring: Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config),
         store,
+        kms,
+        keyring: KeyringConfig::default(),
         clock,
         audit: AuditLog::start(sink, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller))),
@@ -114,6 +114,7 @@ fn secrets(dir: &TempDir, lines: Lines) -> Secrets {
             preparations_per_minute: NonZeroU32::MAX,
             ..Limits::default()
         },
+        shredded: Arc::default(),
     })
 }
 

@@ -159,8 +159,18 @@ impl Platform {
 
     /// A ready replica whose standard output goes elsewhere.
     pub(crate) async fn replica_to(&self, stdout: impl Into<Stdio>) -> Replica {
+        self.replica_to_with(stdout, &[]).await
+    }
+
+    /// The same with further flags.
+    pub(crate) async fn replica_to_with(
+        &self,
+        stdout: impl Into<Stdio>,
+        flags: &[&str],
+    ) -> Replica {
         let stdout = Some(stdout.into());
-        let replica = self.spawn(free_address(), stdout, |command, all| command.args(all));
+        let replica =
+            self.spawn(free_address(), stdout, |command, all| command.args(all).args(flags));
         replica.ready(self).await;
         replica
     }

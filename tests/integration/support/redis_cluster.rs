@@ -89,6 +89,25 @@ impl RedisCluster {
         cluster
     }
 
+    /// One more master, which has no slots: the last of the nodes.
+    pub(crate) async fn join(&mut self) {
+        let joining = RedisServer::start(node(Options::default())).await;
+        let count = self.nodes.len() + 1;
+        joining.expect(&["CLUSTER", "SET-CONFIG-EPOCH", &count.to_string()]);
+        let [port, bus] = [joining.port().to_string(), joining.option("cluster-port")];
+        self.nodes[0].expect(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+        self.nodes.push(joining);
+        let seen = || {
+            let told = self.nodes.iter().map(|node| node.cli(&["CLUSTER", "NODES"]));
+            told.into_iter().all(|nodes| nodes.matches(" connected").count() == count)
+                && self
+                    .nodes
+                    .iter()
+                    .all(|n| n.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+        };
+        until_within(MINUTE, seen).await;
+    }
+
     pub(crate) fn url(&self) -> String {
         let hosts: Vec<_> =
             self.nodes.iter().take(3).map(|node| format!("127.0.0.1:{}", node.port())).collect();
@@ -133,14 +152,20 @@ impl RedisCluster {
             .arg(&["GETKEYSINSLOT", &slot.to_string(), "1000"])
             .query(&mut source)
             .unwrap();
-        if keys.is_empty() {
-            return;
+        if !keys.is_empty() {
+            self.move_some(&keys, from, to);
+            let left: bool = source.exists(&keys[0]).unwrap_or(false);
+            assert!(!left);
         }
+    }
+
+    /// Moves these keys, which are there.
+    pub(crate) fn move_some(&self, keys: &[String], from: usize, to: usize) {
+        let url = self.nodes[from].url();
+        let mut source = redis::Client::open(url).unwrap().get_connection().unwrap();
         let mut migrate = redis::cmd("MIGRATE");
         migrate.arg("127.0.0.1").arg(self.nodes[to].port()).arg("").arg(0).arg(5_000);
-        let () = migrate.arg("KEYS").arg(&keys).query(&mut source).unwrap();
-        let left: bool = source.exists(&keys[0]).unwrap_or(false);
-        assert!(!left);
+        let () = migrate.arg("KEYS").arg(keys).query(&mut source).unwrap();
     }
 
     /// Ends the move on all masters.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use workflow_secrets::{
     domain::{CallerId, Clock, Deadline, Environment},
-    envelope::{Keyring, KeyringConfig},
+    envelope::KeyringConfig,
     kms::Kms,
     service::{
         Limits, Parts, Secrets,
@@ -40,14 +40,15 @@ pub(crate) fn secrets_within(
     limits: Limits,
 ) -> Secrets {
     let environment = Environment::parse("test").unwrap();
-    let config = KeyringConfig::default();
     Secrets::new(Parts {
-        keyring: Keyring::new(kms, store.clone(), clock.clone(), environment.clone(), config),
         store,
+        kms,
+        keyring: KeyringConfig::default(),
         clock,
         audit: AuditLog::start(audit, AuditConfig::default()).unwrap(),
         policy: Arc::new(ArcSwap::from_pointee(Policy::everything(caller().id))),
         environment,
         limits,
+        shredded: Arc::default(),
     })
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod catalogue;
+mod counted;
 mod http;
 mod sent;
 mod slow;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use workflow_secrets::store::{StoreError, redis::StartError};
 
-use super::{config, connect, named, until_read};
+use super::{config, connect, listing, named, until_read};
 use crate::{
     store_redis_start::{RIGHTS, login, refusal},
     store_suite::suite,
@@ -93,7 +93,7 @@ async fn the_rights_told_are_enough_for_a_cluster() {
     let rules: Vec<_> = [">s3cret", "~workflow-secrets:*"]
         .into_iter()
         .chain(RIGHTS.split(' '))
-        .chain(["+cluster|info", "+cluster|slots", "+asking"])
+        .chain(["+cluster|info", "+cluster|slots", "+cluster|getkeysinslot", "+asking"])
         .collect();
     let options = Options::default().user("app", &rules);
     let cluster = RedisCluster::start(3, options).await;
@@ -107,7 +107,7 @@ async fn the_rights_told_are_enough_for_a_cluster() {
         set(&store, workspace, meta("A"), rec(1, b"x")).await;
         assert_eq!(store.scan(&ws(workspace), "", None, 9).await.unwrap().len(), 1);
     }
-    assert_eq!(store.workspaces(None).await.unwrap().0.len(), 1);
+    assert_eq!(listing::all(&store).await.len(), 3);
     assert_eq!(store.health().await, Ok(()));
     // ASKING too.
     let workspace = &cluster.workspaces(0, 2)[1];

@@ -1,11 +1,14 @@
 //! Slots that move from one master to another.
 
+use std::time::Duration;
+
 use workflow_secrets::store::{Batch, Key, StoreError, Trail};
 
 use super::{SERVED_WITHIN, config, confirmed_by, connect};
 use crate::support::{
     load::Load,
     redis_cluster::RedisCluster,
+    redis_server::until_within,
     store::{at, batch, delete, get, meta, put, rec, request, run, set, show, ws},
 };
 
@@ -26,6 +29,25 @@ async fn slots_move_under_load_and_no_call_fails() {
     }
     assert_eq!(load.failures(&|_| true), 0);
     assert_eq!(load.end().await.1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_only_redirections_name_is_left_when_they_no_longer_do() {
+    let mut cluster = RedisCluster::three().await;
+    cluster.join().await;
+    let store = connect(config(&cluster.url())).await;
+    let workspace = &cluster.workspaces(0, 1)[0];
+    set(&store, workspace, meta("A"), rec(1, b"kept")).await;
+    let slot = cluster.slot(workspace);
+    cluster.begin_move(slot, 0, 3);
+    cluster.move_keys(slot, 0, 3);
+    // But for the one that asks.
+    let connections = || cluster.nodes[3].cli(&["CLIENT", "LIST"]).lines().count() - 1;
+    for _ in 0..2 {
+        assert!(get(&store, workspace, &meta("A")).await.is_some());
+        assert!(connections() > 0);
+        until_within(Duration::from_secs(30), || connections() == 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,4 +92,30 @@ async fn in_a_moving_slot_nothing_is_written_in_part() {
     assert_eq!(run(&store, workspace, remembered()).await, "done");
     assert_eq!(store.shred(&ws(workspace), rec(1, b"tombstone")).await.ok().unwrap().records, 2);
     assert!(store.request(&ws(workspace), &request("r")).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shredding_forgets_requests_on_both_sides_of_a_move() {
+    let cluster = RedisCluster::three().await;
+    let store = connect(config(&cluster.url())).await;
+    let workspace = &cluster.workspaces(0, 1)[0];
+    for number in 0..3 {
+        let change = Batch {
+            request: Some((request(&format!("r{number}")), b"outcome".to_vec())),
+            ..batch([put(meta("A"), None, rec(1, b"x"))])
+        };
+        assert_eq!(run(&store, workspace, change).await, "done");
+    }
+    let key = |number| format!("workflow-secrets:{{{workspace}}}:request:r{number}");
+    let slot = cluster.slot(workspace);
+    cluster.begin_move(slot, 0, 1);
+    let records = ["records", "index", "revision"];
+    let mut moved = records.map(|key| format!("workflow-secrets:{{{workspace}}}:{key}")).to_vec();
+    moved.push(key(1));
+    cluster.move_some(&moved, 0, 1);
+    let count =
+        |node: usize| cluster.nodes[node].cli(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()]);
+    assert_eq!((count(0).as_str(), count(1).as_str()), ("2", "4"));
+    assert!(store.shred(&ws(workspace), rec(1, b"tombstone")).await.is_ok());
+    assert_eq!((count(0).as_str(), count(1).as_str()), ("0", "3"));
 }

@@ -1,4 +1,4 @@
-//! A failover seen by callers of the service.
+//! Failovers and moves of slots, seen by callers of the service.
 
 use std::{
     sync::{
@@ -8,8 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tonic::{Code, Status};
+use workflow_secrets::grpc::proto::RewrapDataKeysRequest;
+
 use crate::support::{
-    platform::{Platform, assert_unavailable, create, resolve, update, value, with},
+    platform::{Platform, assert_unavailable, create, reason, resolve, update, value, with},
+    redis_cluster::RedisCluster,
     sentinels::Sentinels,
 };
 
@@ -67,4 +71,41 @@ async fn resolve_goes_on_after_a_failover() {
     }
     stop.store(true, SeqCst);
     task.await.unwrap();
+}
+
+/// All workspaces, or an error: never fewer and a report that all is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_over_all_workspaces_passes_over_none_while_slots_move() {
+    let cluster = RedisCluster::three().await;
+    let platform = Platform::start().await;
+    let replica = platform.replica_with(&["--store", &cluster.url()]).await;
+    let mut writer = platform.client(&replica, "platform").await;
+    let all: Vec<_> = (0..3).flat_map(|master| cluster.workspaces(master, 1)).collect();
+    for workspace in &all {
+        writer.create_secret(create(workspace, "KEY", "value")).await.unwrap();
+    }
+    let operator = platform.key_client(&replica, "operator").await;
+    let rewrap = async || {
+        let request = RewrapDataKeysRequest::default();
+        let mut steps = operator.clone().rewrap_data_keys(request).await?.into_inner();
+        let mut last = None;
+        while let Some(step) = steps.message().await? {
+            last = Some(step);
+        }
+        Ok::<_, Status>(last.expect("a report"))
+    };
+    let slot = cluster.slot(&all[2]);
+    cluster.begin_move(slot, 2, 0);
+    cluster.move_keys(slot, 2, 0);
+    let report = rewrap().await.unwrap();
+    assert_eq!((report.done, report.workspaces, report.unchanged), (true, 3, 3));
+    cluster.end_move(slot, 0);
+    // A move that was broken off at one end. What is there is there as before.
+    let slot = cluster.slot(&all[1]).to_string();
+    cluster.nodes[1].expect(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(0)]);
+    let status = rewrap().await.unwrap_err();
+    assert_eq!(reason(&status), (Code::Unavailable, "STORE_UNAVAILABLE".to_owned()));
+    cluster.nodes[1].expect(&["CLUSTER", "SETSLOT", &slot, "STABLE"]);
+    let report = rewrap().await.unwrap();
+    assert_eq!((report.done, report.workspaces, report.unchanged), (true, 3, 3));
 }
