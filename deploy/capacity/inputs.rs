@@ -69,6 +69,9 @@ pub(crate) struct Inputs {
     /// Service: writing the usage of one workspace behind. `load -- capacity`
     #[arg(long, default_value = "120", value_parser = not_negative, help_heading = CPU)]
     pub(crate) usage_write_micros: f64,
+    /// Service: each further name of it. `load -- capacity`
+    #[arg(long, default_value = "15", value_parser = not_negative, help_heading = CPU)]
+    pub(crate) usage_name_micros: f64,
     /// Service: a Create or Update. `load -- capacity`
     #[arg(long, default_value = "250", value_parser = not_negative, help_heading = CPU)]
     pub(crate) change_micros: f64,
@@ -81,6 +84,9 @@ pub(crate) struct Inputs {
     /// Redis: writing the usage of one workspace (a read, a script). `load -- capacity`
     #[arg(long, default_value = "50", value_parser = not_negative, help_heading = CPU)]
     pub(crate) redis_usage_micros: f64,
+    /// Redis: each further name of it. `load -- capacity`
+    #[arg(long, default_value = "8", value_parser = not_negative, help_heading = CPU)]
+    pub(crate) redis_usage_name_micros: f64,
     /// Redis: a Create or Update, append-only file included. `load -- capacity`
     #[arg(long, default_value = "60", value_parser = not_negative, help_heading = CPU)]
     pub(crate) redis_change_micros: f64,
@@ -220,6 +226,12 @@ pub(crate) struct Inputs {
     /// The same for each further name. Computed
     #[arg(long, default_value = "500", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) redis_name_bytes: f64,
+    /// The same to write: usage of a workspace, or a change. `load -- capacity`
+    #[arg(long, default_value = "2500", value_parser = positive, help_heading = REDIS)]
+    pub(crate) redis_write_bytes: f64,
+    /// The same for each further name of a write of usage. `load -- capacity`
+    #[arg(long, default_value = "800", value_parser = not_negative, help_heading = REDIS)]
+    pub(crate) redis_usage_name_bytes: f64,
 
     /// A replica's hour. c7g.xlarge, on demand, us-east-1, Linux: replace by your own
     #[arg(long, default_value = "0.145", value_parser = not_negative, help_heading = DOLLARS)]

@@ -15,9 +15,8 @@ const MICRO: f64 = 1e-6;
 
 /// In the code: lines of the audit stream that wait (`queue_bytes`).
 const AUDIT_QUEUE_BYTES: f64 = 8.0 * MIB;
-/// Bytes on the wire of a KMS call, both ways, and of a Redis script that writes.
+/// Bytes on the wire of a KMS call, both ways.
 const KMS_CALL_BYTES: f64 = 4_000.0;
-const REDIS_WRITE_BYTES: f64 = 2_500.0;
 /// Masters of a Redis Cluster.
 const CLUSTER: f64 = 3.0;
 
@@ -46,6 +45,7 @@ pub(crate) struct Load {
     pub(crate) redis_resolve_cores: f64,
     pub(crate) redis_usage_cores: f64,
     pub(crate) redis_bytes: f64,
+    pub(crate) redis_written_bytes: f64,
     pub(crate) audit_bytes: f64,
 }
 
@@ -143,15 +143,18 @@ pub(crate) fn load(inputs: &Inputs, replicas: f64) -> Load {
     let resolve_cores =
         resolves * (inputs.resolve_micros + extra * inputs.extra_name_micros) * MICRO;
     let kms_cores = kms_calls * inputs.kms_call_micros * MICRO;
-    let usage_micros = inputs.usage_write_micros + behind.names * inputs.extra_name_micros;
+    let further = (behind.names - 1.0).max(0.0);
+    let usage_micros = inputs.usage_write_micros + further * inputs.usage_name_micros;
     let usage_cores = usage_writes * usage_micros * MICRO;
     let redis_resolve_micros = inputs.redis_resolve_micros + extra * inputs.redis_name_micros;
     let redis_resolve_cores = resolves * redis_resolve_micros * MICRO;
-    let redis_usage_micros = inputs.redis_usage_micros + behind.names * inputs.redis_name_micros;
+    let redis_usage_micros = inputs.redis_usage_micros + further * inputs.redis_usage_name_micros;
     let redis_usage_cores = usage_writes * redis_usage_micros * MICRO;
 
-    let redis_bytes = resolves * (inputs.redis_resolve_bytes + extra * inputs.redis_name_bytes)
-        + (usage_writes + changes) * REDIS_WRITE_BYTES;
+    let written = (usage_writes + changes) * inputs.redis_write_bytes
+        + usage_writes * further * inputs.redis_usage_name_bytes;
+    let redis_bytes =
+        resolves * (inputs.redis_resolve_bytes + extra * inputs.redis_name_bytes) + written;
     let client_bytes = resolves * (inputs.client_bytes + extra * inputs.client_name_bytes);
     let audit_bytes = (resolves * inputs.names_per_resolve + changes) * inputs.audit_line_bytes;
 
@@ -180,6 +183,7 @@ pub(crate) fn load(inputs: &Inputs, replicas: f64) -> Load {
         redis_resolve_cores,
         redis_usage_cores,
         redis_bytes,
+        redis_written_bytes: written,
         audit_bytes,
     }
 }
@@ -256,8 +260,8 @@ pub(crate) fn plan(inputs: &Inputs) -> Plan {
     let month = inputs.month_hours * 3_600.0;
     // Of what replicas send and get, and Redis replicates, this part leaves the zone.
     let leaves = 1.0 - 1.0 / inputs.zones.max(1.0);
-    let written = (load.usage_writes + inputs.changes_per_second) * REDIS_WRITE_BYTES;
-    let crossing = (load.bytes - load.audit_bytes + written * inputs.redis_replicas) * leaves;
+    let copied = load.redis_written_bytes * inputs.redis_replicas;
+    let crossing = (load.bytes - load.audit_bytes + copied) * leaves;
     let dollars = Dollars {
         replicas: replicas * inputs.replica_hour * inputs.month_hours,
         redis: redis_nodes * inputs.redis_hour * inputs.month_hours,

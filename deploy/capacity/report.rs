@@ -316,6 +316,7 @@ fn sensitivity(inputs: &Inputs) -> Vec<Way> {
             to.redis_resolve_micros *= 2.0;
             to.redis_name_micros *= 2.0;
             to.redis_usage_micros *= 2.0;
+            to.redis_usage_name_micros *= 2.0;
             to.redis_change_micros *= 2.0;
         }),
         ("Usage written every minute", |to| to.usage_every = 60.0),
