@@ -158,10 +158,11 @@ async fn measure(how: &How, point: Point, platform: &Platform) -> Seen {
             (0..NAMES).map(|next| format!("KEY_{}", (first + next) % each)).collect();
         drive::request(&format!("ws-{workspace}"), &names)
     };
+    let seldom = point.rate * (1.0 - hot_load) / others as f64;
     let start = Instant::now();
     open::resolve(&clients, point.rate, request, async |answers| {
-        // Until keys are of all ages.
-        tokio::time::sleep(how.soft * 3).await;
+        // Until keys are of all ages, those of the others too.
+        tokio::time::sleep(how.soft * 3 + Duration::from_secs_f64((3.0 / seldom).min(60.0))).await;
         // From one writing of usage to another: between them, there is none.
         open::usage_is_written(platform).await;
         let first = Did::by_now(platform, &mut server);

@@ -145,6 +145,24 @@ pub(crate) async fn resolve<T>(
     tokio::join!(drive, watch).1
 }
 
+/// Resolves so often at this rate; none may fail.
+pub(crate) async fn resolve_each(
+    clients: &[Client],
+    rate: f64,
+    count: usize,
+    request: impl Fn(usize) -> ResolveSecretsRequest,
+) {
+    let start = Instant::now();
+    let mut calls = JoinSet::new();
+    for number in 0..count {
+        tokio::time::sleep_until((start + Duration::from_secs_f64(number as f64 / rate)).into())
+            .await;
+        let (mut client, request) = (clients[number % clients.len()].clone(), request(number));
+        calls.spawn(async move { _ = client.resolve_secrets(request).await.unwrap() });
+    }
+    calls.join_all().await;
+}
+
 /// Waits until the service begins to write usage, which it does now and then.
 pub(crate) async fn usage_is_written(platform: &Platform) {
     let scripts = || platform.redis.calls("evalsha");

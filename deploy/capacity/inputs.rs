@@ -90,6 +90,12 @@ pub(crate) struct Inputs {
     /// Redis: a Create or Update, append-only file included. `load -- capacity`
     #[arg(long, default_value = "60", value_parser = not_negative, help_heading = CPU)]
     pub(crate) redis_change_micros: f64,
+    /// Service: a replica with nothing to do, per second. `load -- capacity`
+    #[arg(long, default_value = "3000", value_parser = not_negative, help_heading = CPU)]
+    pub(crate) idle_micros: f64,
+    /// Redis: a shard with nothing to do, per second. `load -- capacity`
+    #[arg(long, default_value = "2000", value_parser = not_negative, help_heading = CPU)]
+    pub(crate) redis_idle_micros: f64,
 
     /// vCPUs of a replica. c7g.xlarge
     #[arg(long, default_value = "4", value_parser = positive, help_heading = REPLICAS)]

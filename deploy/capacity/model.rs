@@ -40,7 +40,8 @@ pub(crate) struct Load {
     /// Usage of so many workspaces is written, and this share is not noted at all.
     pub(crate) usage_writes: f64,
     pub(crate) usage_lost: f64,
-    /// CPU cores of Redis, masters only, what takes them, and bytes.
+    /// CPU cores of Redis, masters only, what takes them, and bytes. Of what they take
+    /// with nothing to do, that of one.
     pub(crate) redis_cores: f64,
     pub(crate) redis_resolve_cores: f64,
     pub(crate) redis_usage_cores: f64,
@@ -167,7 +168,11 @@ pub(crate) fn load(inputs: &Inputs, replicas: f64) -> Load {
         + (audit_bytes / replicas * inputs.call_millis / 1e3).min(AUDIT_QUEUE_BYTES);
     Load {
         replicas,
-        cores: resolve_cores + kms_cores + usage_cores + changes * inputs.change_micros * MICRO,
+        cores: resolve_cores
+            + kms_cores
+            + usage_cores
+            + changes * inputs.change_micros * MICRO
+            + replicas * inputs.idle_micros * MICRO,
         resolve_cores,
         kms_cores,
         usage_cores,
@@ -179,7 +184,8 @@ pub(crate) fn load(inputs: &Inputs, replicas: f64) -> Load {
         usage_lost: behind.lost,
         redis_cores: redis_resolve_cores
             + redis_usage_cores
-            + changes * inputs.redis_change_micros * MICRO,
+            + changes * inputs.redis_change_micros * MICRO
+            + inputs.redis_idle_micros * MICRO,
         redis_resolve_cores,
         redis_usage_cores,
         redis_bytes,

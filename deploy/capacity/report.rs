@@ -134,7 +134,7 @@ fn lines(inputs: &Inputs, plan: &Plan) -> Vec<(&'static str, String, String)> {
             "CPU of the service",
             format!("{:.1} cores", load.cores),
             format!(
-                "Resolves {:.1}, KMS calls {:.1}, usage {:.1}, changes {:.1}",
+                "Resolves {:.1}, KMS calls {:.1}, usage {:.1}, changes and idling {:.1}",
                 load.resolve_cores,
                 load.kms_cores,
                 load.usage_cores,

@@ -43,6 +43,7 @@ fn more_of_anything_never_takes_less() {
         "--redis-usage-name-micros 500",
         "--redis-usage-name-bytes 9000",
         "--change-micros 50000",
+        "--idle-micros 500000",
         "--redis-resolve-micros 90",
         "--redis-usage-micros 2000",
         "--secret-bytes 5000",
@@ -99,7 +100,8 @@ fn parts_make_the_whole_and_enough_replicas_are_enough() {
         let inputs = inputs(flags);
         let load = &plan.load;
         let changes = inputs.changes_per_second * inputs.change_micros / 1e6;
-        near(load.cores, load.resolve_cores + load.kms_cores + load.usage_cores + changes, 1e-9);
+        let beside = changes + plan.replicas * inputs.idle_micros / 1e6;
+        near(load.cores, load.resolve_cores + load.kms_cores + load.usage_cores + beside, 1e-9);
         assert_eq!(load.replicas, plan.replicas);
         let target = inputs.replica_vcpus * inputs.replica_target;
         assert!(load.cores <= plan.replicas_needed * target, "{flags}");
