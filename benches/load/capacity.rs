@@ -138,7 +138,6 @@ async fn measure(how: &How, point: Point, platform: &Platform) -> Seen {
         let rate = bulk::fill(&people, 0..each * point.workspaces, place).await;
         eprintln!("filled: {} secrets, {rate:.0}/s", each * point.workspaces);
     }
-    platform.redis.expect(&["CONFIG", "SET", "appendfsync", "always"]);
     let forget = format!("{}ms", how.soft.as_millis() * 4);
     let mut server = units::start(platform, &["--forget-data-keys-after", &forget]);
     let clients = units::executors(platform, &server).await;

@@ -16,6 +16,7 @@
 //! does, at the sizes of `--points`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails loudly")]
 #![allow(clippy::indexing_slicing, reason = "a bench fails loudly")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of things")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output")]
 
 #[allow(dead_code, unreachable_pub, clippy::panic, clippy::indexing_slicing, reason = "shared")]

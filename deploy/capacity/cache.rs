@@ -212,7 +212,7 @@ mod tests {
             let mut workspace = 0;
             for of in classes {
                 if left < of.workspaces * of.rate {
-                    workspace = (first + (left / of.rate).floor()) as u64;
+                    workspace = (first + (left / of.rate).floor()).to_bits();
                     break;
                 }
                 left -= of.workspaces * of.rate;

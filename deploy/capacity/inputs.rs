@@ -186,7 +186,7 @@ pub(crate) struct Inputs {
     /// Bytes of a secret (metadata, value, index), 100 per workspace. `load -- capacity`
     #[arg(long, default_value = "900", value_parser = positive, help_heading = REDIS)]
     pub(crate) secret_bytes: f64,
-    /// Bytes of an earlier version. Computed: record, key and index
+    /// Bytes of an earlier version. `load -- capacity`
     #[arg(long, default_value = "550", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) version_bytes: f64,
     /// Bytes of the usage of a secret with one workflow. `load -- capacity`
@@ -198,7 +198,7 @@ pub(crate) struct Inputs {
     /// Bytes of an entry of the audit history. `load -- capacity`
     #[arg(long, default_value = "400", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) history_bytes: f64,
-    /// Bytes of a remembered request_id. Computed
+    /// Bytes of a remembered request_id. `load -- capacity`
     #[arg(long, default_value = "600", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) request_id_bytes: f64,
     /// Resident memory of Redis to what it says it uses. Assumed
@@ -229,7 +229,7 @@ pub(crate) struct Inputs {
     /// Bytes between service and Redis for a Resolve of one name. `load -- capacity`
     #[arg(long, default_value = "900", value_parser = positive, help_heading = REDIS)]
     pub(crate) redis_resolve_bytes: f64,
-    /// The same for each further name. Computed
+    /// The same for each further name. `load -- capacity`
     #[arg(long, default_value = "500", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) redis_name_bytes: f64,
     /// The same to write: usage of a workspace, or a change. `load -- capacity`
