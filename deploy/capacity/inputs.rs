@@ -181,25 +181,25 @@ pub(crate) struct Inputs {
     pub(crate) restarts_per_day: f64,
 
     /// Bytes of a workspace (its keys in Redis, its data key). `load -- capacity`
-    #[arg(long, default_value = "900", value_parser = positive, help_heading = REDIS)]
+    #[arg(long, default_value = "460", value_parser = positive, help_heading = REDIS)]
     pub(crate) workspace_bytes: f64,
     /// Bytes of a secret (metadata, value, index), 100 per workspace. `load -- capacity`
-    #[arg(long, default_value = "900", value_parser = positive, help_heading = REDIS)]
+    #[arg(long, default_value = "770", value_parser = positive, help_heading = REDIS)]
     pub(crate) secret_bytes: f64,
     /// Bytes of an earlier version. `load -- capacity`
-    #[arg(long, default_value = "550", value_parser = not_negative, help_heading = REDIS)]
+    #[arg(long, default_value = "510", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) version_bytes: f64,
     /// Bytes of the usage of a secret with one workflow. `load -- capacity`
-    #[arg(long, default_value = "350", value_parser = not_negative, help_heading = REDIS)]
+    #[arg(long, default_value = "250", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) usage_bytes: f64,
     /// Bytes of each further workflow. Computed: an id and a time
     #[arg(long, default_value = "56", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) workflow_bytes: f64,
     /// Bytes of an entry of the audit history. `load -- capacity`
-    #[arg(long, default_value = "400", value_parser = not_negative, help_heading = REDIS)]
+    #[arg(long, default_value = "340", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) history_bytes: f64,
     /// Bytes of a remembered request_id. `load -- capacity`
-    #[arg(long, default_value = "600", value_parser = not_negative, help_heading = REDIS)]
+    #[arg(long, default_value = "465", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) request_id_bytes: f64,
     /// Resident memory of Redis to what it says it uses. Assumed
     #[arg(long, default_value = "1.1", value_parser = at_least_one, help_heading = REDIS)]
@@ -230,13 +230,13 @@ pub(crate) struct Inputs {
     #[arg(long, default_value = "900", value_parser = positive, help_heading = REDIS)]
     pub(crate) redis_resolve_bytes: f64,
     /// The same for each further name. `load -- capacity`
-    #[arg(long, default_value = "500", value_parser = not_negative, help_heading = REDIS)]
+    #[arg(long, default_value = "450", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) redis_name_bytes: f64,
     /// The same to write: usage of a workspace, or a change. `load -- capacity`
-    #[arg(long, default_value = "2500", value_parser = positive, help_heading = REDIS)]
+    #[arg(long, default_value = "1050", value_parser = positive, help_heading = REDIS)]
     pub(crate) redis_write_bytes: f64,
     /// The same for each further name of a write of usage. `load -- capacity`
-    #[arg(long, default_value = "800", value_parser = not_negative, help_heading = REDIS)]
+    #[arg(long, default_value = "400", value_parser = not_negative, help_heading = REDIS)]
     pub(crate) redis_usage_name_bytes: f64,
 
     /// A replica's hour. c7g.xlarge, on demand, us-east-1, Linux: replace by your own

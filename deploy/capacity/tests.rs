@@ -134,6 +134,8 @@ fn shards_are_bound_by_whatever_is_scarcest() {
     assert_eq!(bound(""), "memory");
     assert_eq!(bound("--redis-gib 1024"), "CPU of a shard's one core");
     assert_eq!(bound("--redis-gib 1024 --redis-gbit 0.05"), "network");
+    let plan = planned(&format!("{GOOD} --redis-gib 1024 --shard-skew 1.5 --redis-target 0.5"));
+    assert_eq!(plan.shards, (plan.load.redis_cores * 3.0).ceil());
     let small = "--workspaces 10 --secrets 100 --resolves-per-second 10 --changes-per-second 0";
     assert_eq!(bound(small), "one is enough");
     assert_eq!(bound(&format!("{small} --redis-gib 0.0012")), "least of a cluster");
@@ -169,6 +171,12 @@ fn values_are_padded_as_the_service_pads_them() {
     {
         near(more(value) + 64.0, padded, 1e-6);
     }
+    // Earlier versions too.
+    let of = |value_bytes: f64, earlier_versions: f64| {
+        let inputs = Inputs { value_bytes, earlier_versions, ..inputs("") };
+        model::store_bytes(&inputs) / inputs.secrets
+    };
+    near(of(100.0, 3.0) - of(1.0, 3.0), 4.0 * 64.0, 1e-6);
 }
 
 #[test]
