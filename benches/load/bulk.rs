@@ -27,7 +27,7 @@ async fn start(platform: &Platform) -> Server {
 }
 
 /// Creates secrets; their workspaces and names come from their numbers. Per second.
-async fn fill(
+pub(crate) async fn fill(
     people: &Client,
     numbers: std::ops::Range<usize>,
     place: impl Fn(usize) -> (String, String),

@@ -1,18 +1,22 @@
 //! The whole service under load, each server a process of its own.
 //!
 //! ```sh
-//! cargo bench --bench load                    # everything, about 15 minutes
-//! cargo bench --bench load -- hot             # one part: hot, cold, list, growth
+//! cargo bench --bench load                    # everything, about 25 minutes
+//! cargo bench --bench load -- hot             # one part: hot, cold, list, growth, capacity
 //! cargo bench --bench load -- hot --seconds 1 --rounds 2
-//! cargo bench --bench load -- --update        # and put the tables into the README
+//! cargo bench --bench load -- --update        # and put the tables into README and deploy/capacity
 //! ```
 //!
 //! `hot` runs a bare tonic echo, the same with one HMGET, and the service, all with the
 //! same mutual TLS, in turns of a few seconds, so that whatever else the machine does
 //! meets all alike. Client, servers and Redis share the machine: ratios count, and the CPU
 //! time of a server, which the kernel counts.
+//!
+//! `capacity` sets what the model in `deploy/capacity` says of a replica beside what one
+//! does, at the sizes of `--points`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a bench fails loudly")]
 #![allow(clippy::indexing_slicing, reason = "a bench fails loudly")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of things")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output")]
 
 #[allow(dead_code, unreachable_pub, clippy::panic, clippy::indexing_slicing, reason = "shared")]
@@ -21,13 +25,27 @@
 mod support;
 
 mod bulk;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../deploy/capacity/cache.rs"]
+mod cache;
+mod capacity;
 mod drive;
 #[path = "../shared/echo.rs"]
 mod echo;
 mod hot;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../deploy/capacity/inputs.rs"]
+mod inputs;
+#[allow(dead_code, reason = "shared")]
+#[path = "../../deploy/capacity/model.rs"]
+mod model;
+mod open;
 mod process;
 mod server;
 mod tables;
+mod units;
+#[path = "../../deploy/capacity/usage.rs"]
+mod usage;
 
 use std::{alloc::System, time::Duration};
 
@@ -36,13 +54,18 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::runtime::Runtime;
 use zeroizing_alloc::ZeroAlloc;
 
+use crate::{
+    capacity::{How, Point},
+    inputs::Inputs,
+};
+
 /// That of the program, and counts.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<&StatsAlloc<System>> = ZeroAlloc(&INSTRUMENTED_SYSTEM);
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// Parts to run: hot, cold, list, growth; without any, all
+    /// Parts to run: hot, cold, list, growth, capacity; without any, all
     parts: Vec<String>,
     /// Seconds of one turn of one server
     #[arg(long, default_value_t = 2)]
@@ -65,7 +88,26 @@ struct Options {
     /// Most secrets of `growth`
     #[arg(long, default_value_t = 1_000_000)]
     stored: usize,
-    /// Put the tables into the README
+    /// Sizes of `capacity`: workspaces, secrets, Resolves per second
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "100:10000:500,1000:100000:2000,5000:500000:4000"
+    )]
+    points: Vec<Point>,
+    /// Seconds for which `capacity` looks at each
+    #[arg(long, default_value_t = 30)]
+    point_seconds: u64,
+    /// Seconds until `capacity` has a data key asked for again, at least 1
+    #[arg(long, default_value_t = 5)]
+    soft_seconds: u64,
+    /// Workspaces on which `capacity` measures unit costs
+    #[arg(long, default_value_t = 400)]
+    units: usize,
+    /// Resolves per second for that
+    #[arg(long, default_value_t = 1_000)]
+    units_rate: u32,
+    /// Put the tables into the files they stand in
     #[arg(long)]
     update: bool,
     /// Given by cargo
@@ -92,6 +134,16 @@ fn main() {
         if wanted("list") {
             tables.push(bulk::list(options.listed).await);
         }
+        if wanted("capacity") {
+            let how = How {
+                points: options.points.clone(),
+                soft: Duration::from_secs(options.soft_seconds),
+                during: Duration::from_secs(options.point_seconds),
+                units: options.units,
+                units_rate: f64::from(options.units_rate),
+            };
+            tables.push(capacity::run(&how, &defaults()).await);
+        }
         if wanted("growth") {
             tables.push(bulk::growth(options.stored, turn).await);
         }
@@ -99,7 +151,17 @@ fn main() {
     for table in &tables {
         println!("\n{}", table.text());
         if options.update {
-            table.put_into_readme();
+            table.put_into_file();
         }
     }
+}
+
+/// What the model takes if it is told nothing.
+fn defaults() -> Inputs {
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        inputs: Inputs,
+    }
+    Cli::parse_from(["capacity"]).inputs
 }

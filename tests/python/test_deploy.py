@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import tempfile
 import unittest
+from pathlib import Path
 
 import kubernetes_validate
 import yaml
@@ -48,6 +50,20 @@ class Files(unittest.TestCase):
             image = stage.split()[0]
             self.assertRegex(image, r":[\w.-]+$")
             self.assertFalse(image.endswith(":latest"))
+
+    def test_the_image_is_built_from_what_is_sent_for_it(self):
+        """Cargo takes the manifest in a directory that has only these files."""
+        rules = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+        sent = [ROOT / rule[1:] for rule in rules if rule.startswith("!")]
+        with tempfile.TemporaryDirectory() as context:
+            for path in filter(Path.exists, sent):
+                to = Path(context) / path.relative_to(ROOT)
+                to.parent.mkdir(exist_ok=True)
+                copy = shutil.copytree if path.is_dir() else shutil.copy
+                copy(path, to)
+            # Builds nothing, but looks at all targets first.
+            done = run("cargo", "build", "--locked", "--bin", "nothing", cwd=context)
+        self.assertIn("no bin target named `nothing`", done.stdout)
 
     def test_shell_scripts_pass_shellcheck(self):
         scripts = (ROOT / "tests/run.sh", ROOT / ".ci/run", DEPLOY / "dev-certs.sh")
