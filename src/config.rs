@@ -131,7 +131,7 @@ impl ServeConfig {
         let store = store::store(f, &args);
         let kms = kms(f, &args);
         let limits = limits::parse(f, &args);
-        let keyring = keyring(f, &args.forget_data_keys_after);
+        let keyring = keyring(f, &args.forget_data_keys_after, &args.max_data_keys);
         let must_lock = f.switch("--require-locked-memory", &args.require_locked_memory);
         if let (Some(true), Memory::Unlocked(why)) = (must_lock, memory) {
             f.0.push(format!("--require-locked-memory: memory cannot be locked: {why}"));
@@ -249,12 +249,14 @@ fn policy_file(f: &mut Faults, path: Option<&String>) -> Option<PathBuf> {
 }
 
 /// A quarter of the time must have room for an attempt to reach the KMS.
-fn keyring(f: &mut Faults, age: &str) -> Option<KeyringConfig> {
+fn keyring(f: &mut Faults, age: &str, most: &str) -> Option<KeyringConfig> {
+    let capacity = f.parsed("--max-data-keys", most, "a whole number of at least 1");
     const FLAG: &str = "--forget-data-keys-after";
     let age = f.duration(FLAG, age)?;
     let range = Duration::from_secs(4)..=Duration::from_secs(60 * 60);
     let fits = range.contains(&age).then(|| KeyringConfig::forgetting_after(age));
-    f.note(FLAG, fits.ok_or("must be at least 4s and at most 1h"))
+    let keyring = f.note(FLAG, fits.ok_or("must be at least 4s and at most 1h"))?;
+    Some(KeyringConfig { capacity: capacity?, ..keyring })
 }
 
 /// Reads a policy file.

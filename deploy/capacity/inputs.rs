@@ -152,8 +152,8 @@ pub(crate) struct Inputs {
     /// All calls of a workspace go to one replica (by the load balancer or the client)
     #[arg(long, help_heading = KMS)]
     pub(crate) affinity: bool,
-    /// Data keys cached per replica. In the code: 10,000
-    #[arg(long, default_value = "10000", value_parser = whole, help_heading = KMS)]
+    /// Data keys cached per replica (`--max-data-keys`)
+    #[arg(long, default_value = "100000", value_parser = whole, help_heading = KMS)]
     pub(crate) cache_keys: f64,
     /// Age at which a key in use is asked for again, minutes. A quarter of
     /// `--forget-data-keys-after`, so at most 15 today

@@ -81,7 +81,7 @@ impl Report {
         outcome(to, asked)?;
         writeln!(
             to,
-            "\nData keys, other ways (`--forget-data-keys-after` allows a soft age of 15 min at most today, and the cache is no setting):\n"
+            "\nData keys, other ways (`--max-data-keys` is the cache; `--forget-data-keys-after` allows a soft age of 15 min at most today):\n"
         )?;
         ways(to, options)?;
         let base = match works {

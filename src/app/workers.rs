@@ -19,14 +19,22 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts one for each CPU that this process may use.
+    /// One for each CPU that this process may use.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn start() -> io::Result<Self> {
+        Self::of(thread::available_parallelism().map_or(1, Into::into))
+    }
+
+    /// So many.
     ///
     /// # Errors
     /// The operating system gives no thread or no event queue.
-    pub fn start() -> io::Result<Self> {
+    pub fn of(number: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let mut workers = Self { runtimes: Vec::new(), stop: stop.clone() };
-        for number in 0..thread::available_parallelism().map_or(1, Into::into) {
+        for number in 0..number {
             let (started, runtime) = mpsc::channel();
             let stop = stop.clone();
             let work = move || match Builder::new_current_thread().enable_all().build() {

@@ -235,6 +235,16 @@ pub struct ServeArgs {
     )]
     pub forget_data_keys_after: String,
 
+    /// Most unwrapped data keys in memory, one or two for each workspace in use, of
+    /// up to 3 KiB each; of more, those used longest ago are asked for again
+    #[arg(
+        long,
+        env = "WORKFLOW_SECRETS_MAX_DATA_KEYS",
+        value_name = "COUNT",
+        default_value = "100000"
+    )]
+    pub max_data_keys: String,
+
     /// Refuse to start if memory cannot be locked, instead of warning
     #[arg(
         long,

@@ -79,3 +79,93 @@ where
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        thread,
+        time::Duration,
+    };
+
+    use tokio::runtime::{Builder, Runtime};
+    use tower::service_fn;
+
+    use super::*;
+
+    fn request(path: &str) -> Request<Body> {
+        Request::builder().uri(path).body(Body::empty()).unwrap()
+    }
+
+    fn elsewhere() -> Runtime {
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("elsewhere")
+            .enable_time()
+            .build()
+            .unwrap()
+    }
+
+    /// Answers with the name of the thread that it runs on.
+    async fn told(_: Request<Body>) -> Result<Response<Body>, Infallible> {
+        tokio::task::yield_now().await;
+        let name = thread::current().name().unwrap().to_owned();
+        Ok(Response::builder().header("thread", name).body(Body::empty()).unwrap())
+    }
+
+    #[test]
+    fn only_resolve_and_what_is_not_of_the_api_stay() {
+        let (home, runtime) = (Builder::new_current_thread().build().unwrap(), elsewhere());
+        let here = thread::current().name().unwrap().to_owned();
+        let method = |name: &str| format!("/workflowsecrets.v1.SecretsService/{name}");
+        for (path, stays) in [
+            (method("ResolveSecrets"), true),
+            ("/grpc.health.v1.Health/Check".to_owned(), true),
+            (method("RenderTemplate"), false),
+            (method("ListSecrets"), false),
+            (method("CreateSecret"), false),
+            ("/workflowsecrets.v1.KeyService/RewrapDataKeys".to_owned(), false),
+        ] {
+            for aside in [Some(runtime.handle().clone()), None] {
+                let stays = stays || aside.is_none();
+                let mut service = Aside::new(aside).layer(service_fn(told));
+                let answer = home.block_on(service.call(request(&path))).unwrap();
+                let thread = answer.headers()["thread"].to_str().unwrap();
+                assert_eq!(thread == here, stays, "{path} on {thread}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_given_up_here_is_given_up_there() {
+        let (home, runtime) = (Builder::new_current_thread().build().unwrap(), elsewhere());
+        let held = Arc::new(());
+        let (begun, begins) = mpsc::channel();
+        let work = {
+            let held = Arc::clone(&held);
+            move |_: Request<Body>| {
+                let (held, begun) = (Arc::clone(&held), begun.clone());
+                async move {
+                    begun.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                    drop(held);
+                    Ok(Response::new(Body::empty()))
+                }
+            }
+        };
+        let mut service = Aside::new(Some(runtime.handle().clone())).layer(service_fn(work));
+        let path = "/workflowsecrets.v1.SecretsService/ListSecrets";
+        let call = home.block_on(async { service.call(request(path)) });
+        begins.recv_timeout(Duration::from_secs(20)).unwrap();
+        drop(service);
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(call);
+        for _ in 0..1_000 {
+            if Arc::strong_count(&held) == 1 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("goes on though nobody waits for it");
+    }
+}

@@ -78,4 +78,5 @@ mod usage;
 mod usage_replicas;
 mod watch;
 mod witnessed;
+mod workers;
 mod write_storm;

@@ -221,6 +221,7 @@ async fn each_wrong_setting_alone_is_told_before_a_port_opens() {
         (["--max-secrets-per-workspace", "4294967296"], "--max-secrets-per-workspace: must"),
         (["--max-versions", "101"], "--max-versions: must"),
         (["--max-versions", "-1"], "--max-versions: must"),
+        (["--max-data-keys", "0"], "--max-data-keys: must"),
         (["--forget-data-keys-after", "3s"], "--forget-data-keys-after: must be at least 4s"),
         (["--forget-data-keys-after", "61m"], "--forget-data-keys-after: must be at least 4s"),
     ] {
