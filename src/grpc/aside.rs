@@ -8,6 +8,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response};
+use http_body::Body as _;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
@@ -16,11 +17,15 @@ use tracing::Instrument as _;
 
 use crate::service::Error;
 
-/// The call that must not wait: it is short, and has other work done elsewhere.
+/// The call that must not wait: it is short if its message is, and has what takes
+/// long done elsewhere.
 const RESOLVE: &str = "/workflowsecrets.v1.SecretsService/ResolveSecrets";
 
-/// Has all calls but Resolve, and all that is not of the API, done by a runtime of
-/// several threads: a document or a long page would keep a runtime of one thread,
+/// Bytes of a message that asks for few secrets, some 25.
+const SHORT: u64 = 1_024;
+
+/// Has all calls of the API but short Resolves done by a runtime of several threads:
+/// a document, a long page or a hundred values would keep a runtime of one thread,
 /// and all connections that live there, for milliseconds.
 #[derive(Clone)]
 pub(super) struct Aside(Option<Handle>);
@@ -62,7 +67,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        let elsewhere = path.starts_with("/workflowsecrets.") && path != RESOLVE;
+        let short = request.body().size_hint().upper().is_some_and(|bytes| bytes <= SHORT);
+        let stays = path == RESOLVE && short;
+        let elsewhere = path.starts_with("/workflowsecrets.") && !stays;
         let call = self.inner.call(request);
         let Some(runtime) = self.runtime.as_ref().filter(|_| elsewhere) else {
             return Either::Left(call);
@@ -93,8 +100,27 @@ mod tests {
 
     use super::*;
 
-    fn request(path: &str) -> Request<Body> {
-        Request::builder().uri(path).body(Body::empty()).unwrap()
+    fn request(path: &str, bytes: u64) -> Request<Body> {
+        Request::builder().uri(path).body(Body::new(Sized(bytes))).unwrap()
+    }
+
+    /// A body of so many bytes, as it says.
+    struct Sized(u64);
+
+    impl http_body::Body for Sized {
+        type Data = bytes::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
+            Poll::Ready(None)
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(self.0)
+        }
     }
 
     fn elsewhere() -> Runtime {
@@ -114,22 +140,23 @@ mod tests {
     }
 
     #[test]
-    fn only_resolve_and_what_is_not_of_the_api_stay() {
+    fn only_short_resolves_and_what_is_not_of_the_api_stay() {
         let (home, runtime) = (Builder::new_current_thread().build().unwrap(), elsewhere());
         let here = thread::current().name().unwrap().to_owned();
         let method = |name: &str| format!("/workflowsecrets.v1.SecretsService/{name}");
-        for (path, stays) in [
-            (method("ResolveSecrets"), true),
-            ("/grpc.health.v1.Health/Check".to_owned(), true),
-            (method("RenderTemplate"), false),
-            (method("ListSecrets"), false),
-            (method("CreateSecret"), false),
-            ("/workflowsecrets.v1.KeyService/RewrapDataKeys".to_owned(), false),
+        for (path, bytes, stays) in [
+            (method("ResolveSecrets"), SHORT, true),
+            (method("ResolveSecrets"), SHORT + 1, false),
+            ("/grpc.health.v1.Health/Check".to_owned(), 9, true),
+            (method("RenderTemplate"), 9, false),
+            (method("ListSecrets"), 9, false),
+            (method("CreateSecret"), 9, false),
+            ("/workflowsecrets.v1.KeyService/RewrapDataKeys".to_owned(), 9, false),
         ] {
             for aside in [Some(runtime.handle().clone()), None] {
                 let stays = stays || aside.is_none();
                 let mut service = Aside::new(aside).layer(service_fn(told));
-                let answer = home.block_on(service.call(request(&path))).unwrap();
+                let answer = home.block_on(service.call(request(&path, bytes))).unwrap();
                 let thread = answer.headers()["thread"].to_str().unwrap();
                 assert_eq!(thread == here, stays, "{path} on {thread}");
             }
@@ -155,7 +182,7 @@ mod tests {
         };
         let mut service = Aside::new(Some(runtime.handle().clone())).layer(service_fn(work));
         let path = "/workflowsecrets.v1.SecretsService/ListSecrets";
-        let call = home.block_on(async { service.call(request(path)) });
+        let call = home.block_on(async { service.call(request(path, 9)) });
         begins.recv_timeout(Duration::from_secs(20)).unwrap();
         drop(service);
         assert_eq!(Arc::strong_count(&held), 2);

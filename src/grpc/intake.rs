@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Uri};
-use http_body::{Body as _, Frame};
+use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
 use super::shares::{Place, Shares};
@@ -159,5 +159,9 @@ impl http_body::Body for Whole {
 
     fn is_end_stream(&self) -> bool {
         self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(u64::try_from(self.0.len()).unwrap_or(u64::MAX))
     }
 }
