@@ -4,5 +4,6 @@
 mod admin;
 mod catalogue;
 mod http;
+mod regressed;
 mod sent;
 mod slow;
