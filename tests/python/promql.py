@@ -1,6 +1,7 @@
 """What PromQL expressions of deploy/ refer to, and what deploy/METRICS.md says exists."""
 
 import itertools
+import os
 import re
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ import yaml
 
 from project import DEPLOY, ROOT
 
+PROMTOOL = os.environ.get("WFS_PROMTOOL", "promtool")
 RULE_FILES = (DEPLOY / "prometheus/objectives.yaml", DEPLOY / "prometheus/alerts.yaml")
 # Put there by Prometheus' discovery, not by the service.
 TARGET_LABELS = {"namespace", "instance", "job", "pod", "le"}

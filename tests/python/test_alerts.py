@@ -6,7 +6,7 @@ import unittest
 import yaml
 
 from project import DEPLOY, ROOT, run
-from promql import RULE_FILES, alerts, catalogue, faults, rules
+from promql import PROMTOOL, RULE_FILES, alerts, catalogue, faults, rules
 
 RUNBOOKS = DEPLOY / "runbooks"
 TESTS = sorted((DEPLOY / "prometheus/tests").glob("*.yaml"))
@@ -22,11 +22,11 @@ def kebab(alert):
 
 class Rules(unittest.TestCase):
     def test_promtool_takes_them(self):
-        done = run("promtool", "check", "rules", *RULE_FILES)
+        done = run(PROMTOOL, "check", "rules", *RULE_FILES)
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_each_fires_when_it_should_and_not_otherwise(self):
-        done = run("promtool", "test", "rules", *TESTS)
+        done = run(PROMTOOL, "test", "rules", *TESTS)
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_each_is_tested_both_ways(self):
