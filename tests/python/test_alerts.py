@@ -110,8 +110,6 @@ class Runbooks(unittest.TestCase):
         self.assertGreater(queries, 20)
 
     def test_their_links_and_settings_exist(self):
-        arguments = "".join(path.read_text() for path in (ROOT / "src/config").glob("*args.rs"))
-        arguments += (ROOT / "src/cli/keys.rs").read_text()
         readme = (ROOT / "README.md").read_text()
         for path in RUNBOOKS.glob("*.md"):
             text = path.read_text()
@@ -120,6 +118,23 @@ class Runbooks(unittest.TestCase):
             # Flags of this service; those of other programs stand in blocks of code.
             for flag in re.findall(r"`(--[a-z][a-z-]+)", re.sub(r"(?ms)^ *```.*?^ *```", "", text)):
                 self.assertIn(f"`{flag}`", readme, path.name)
+
+    def test_their_commands_can_be_run(self):
+        methods = METRICS["rpc_server_call_duration_seconds"].values["rpc_method"]
+        readme = (ROOT / "README.md").read_text()
+        blocks = 0
+        for path in RUNBOOKS.glob("*.md"):
+            text = path.read_text()
+            with self.subTest(path.name):
+                for method in re.findall(r"workflowsecrets\.v1\.\w+/\w+", text):
+                    self.assertIn(method, methods)
+                for command in re.findall(r"workflow-secrets keys (\w+)", text):
+                    self.assertIn(f"`{command}`", readme)
+                for block in re.findall(r"(?ms)^ *```sh\n(.*?)^ *```", text):
+                    blocks += 1
+                    done = run("bash", "-n", "-c", block)
+                    self.assertEqual(done.returncode, 0, f"{block}{done.stdout}")
+        self.assertGreater(blocks, 20)
 
 
 if __name__ == "__main__":
