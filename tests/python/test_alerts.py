@@ -26,7 +26,7 @@ class Rules(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_each_fires_when_it_should_and_not_otherwise(self):
-        done = run(PROMTOOL, "test", "rules", *TESTS)
+        done = run(PROMTOOL, "test", "rules", *TESTS, timeout=600)
         self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_each_is_tested_both_ways(self):
