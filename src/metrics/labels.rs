@@ -109,6 +109,16 @@ label! {
 }
 
 label! {
+    /// How a store has gone back.
+    StoreRegression {
+        /// A workspace is older than it was.
+        Older = "older",
+        /// What was destroyed is there again.
+        Resurrected = "shredded_data_back",
+    }
+}
+
+label! {
     /// A file of certificates.
     Certificate {
         /// The server's chain.

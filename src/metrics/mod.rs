@@ -16,7 +16,10 @@ use opentelemetry::{
 };
 
 pub use self::{
-    labels::{Certificate, KeyLookup, KmsOperation, KmsOutcome, Outcome, StoreOperation, Watched},
+    labels::{
+        Certificate, KeyLookup, KmsOperation, KmsOutcome, Outcome, StoreOperation, StoreRegression,
+        Watched,
+    },
     rpc::RpcMethod,
 };
 
@@ -59,6 +62,7 @@ struct Instruments {
     kms_duration: Histogram<f64>,
     store_duration: Histogram<f64>,
     store_reconnects: Counter<u64>,
+    store_regressions: Counter<u64>,
     audit_failures: Counter<u64>,
     certificate_expiry: Gauge<u64>,
     file_loads: Counter<u64>,
@@ -123,6 +127,11 @@ impl Metrics {
                 "workflow_secrets.store.reconnects",
                 "{connection}",
                 "Connections to the store that took the place of a lost one.",
+            ),
+            store_regressions: counter(
+                "workflow_secrets.store.regressions",
+                "{workspace}",
+                "Workspaces in which the store was seen to have gone back.",
             ),
             audit_failures: counter(
                 "workflow_secrets.audit.failures",
@@ -195,6 +204,9 @@ impl Metrics {
                 self.file_loads(*what, taken, 0);
             }
         }
+        for how in StoreRegression::ALL {
+            self.store_regressions(*how, 0);
+        }
         self.0.store_reconnects.add(0, &[]);
         self.0.audit_failures.add(0, &[]);
         self
@@ -237,6 +249,15 @@ impl Metrics {
     /// A lost connection to the store was replaced.
     pub fn store_reconnect(&self) {
         self.0.store_reconnects.add(1, &[]);
+    }
+
+    /// The store was seen to have gone back in a workspace.
+    pub fn store_regression(&self, how: StoreRegression) {
+        self.store_regressions(how, 1);
+    }
+
+    fn store_regressions(&self, how: StoreRegression, count: u64) {
+        self.0.store_regressions.add(count, &[KeyValue::new("kind", how.as_str())]);
     }
 
     /// Audit lines were not written in time.

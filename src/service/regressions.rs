@@ -3,6 +3,7 @@
 use super::{Caller, Secrets, audit::Action};
 use crate::{
     domain::{CallerId, Deadline},
+    metrics::StoreRegression,
     store::witness::Regression,
 };
 
@@ -28,10 +29,7 @@ impl Secrets {
         let (mut events, mut more) = (Vec::new(), 0_usize);
         for (workspace, regression) in &regressions {
             self.matchers.forget(workspace);
-            let outcome = match regression {
-                Regression::Older { .. } => "older",
-                Regression::Resurrected => "shredded_data_back",
-            };
+            let outcome = how(regression).as_str();
             events.push(self.event(&service, workspace, Action::StoreRegressed, outcome));
             if events.len() > LINES {
                 more += 1;
@@ -56,12 +54,22 @@ impl Secrets {
             tracing::error!(more, "THE STORE HAS GONE BACK in further workspaces");
         }
         for (step, events) in events.chunks(STEP).enumerate() {
+            let told = step.saturating_mul(STEP);
             if self.audit.write(events.to_vec()).await.is_err() {
                 // Told again, rather than not at all.
-                let untold = regressions.into_iter().skip(step.saturating_mul(STEP));
-                self.witness.keep_untold(untold.collect());
+                self.witness.keep_untold(regressions.into_iter().skip(told).collect());
                 return;
             }
+            for (_, regression) in regressions.iter().skip(told).take(STEP) {
+                self.metrics.store_regression(how(regression));
+            }
         }
+    }
+}
+
+fn how(regression: &Regression) -> StoreRegression {
+    match regression {
+        Regression::Older { .. } => StoreRegression::Older,
+        Regression::Resurrected => StoreRegression::Resurrected,
     }
 }

@@ -5,5 +5,6 @@ mod admin;
 mod catalogue;
 mod counted;
 mod http;
+mod regressed;
 mod sent;
 mod slow;
