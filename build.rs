@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .skip_debug(CARRY_VALUES)
         .btree_map(".workflowsecrets.v1")
+        .codec_path("crate::grpc::codec::LeanCodec")
         .compile_fds(api.file_descriptor_set())?;
 
     let storage = protox::compile(["workflowsecrets/storage/v1/storage.proto"], ["proto"])?;

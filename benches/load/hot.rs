@@ -19,6 +19,13 @@ const SERVERS: [(&str, &str); 3] = [("echo", ECHO), ("echo + HMGET", HMGET), ("R
 /// Connections of the callers, as several executors have.
 const CONNECTIONS: usize = 4;
 
+/// Workspaces that call by turns. One alone may not have more than so many calls at work.
+const WORKSPACES: usize = 16;
+
+fn workspace(number: usize) -> String {
+    format!("ws-{}", number % WORKSPACES)
+}
+
 pub(crate) struct Shape {
     /// Calls under way together.
     pub(crate) at_once: Vec<usize>,
@@ -44,8 +51,11 @@ pub(crate) async fn run(turn: Duration, rounds: usize, shape: &Shape) -> Table {
     let idle = servers.last().unwrap().resident();
     let mut people = client(&platform, servers.last().unwrap(), "platform").await;
     let most = shape.names.iter().copied().max().unwrap_or(1);
-    for name in names(most) {
-        people.create_secret(platform::create("ws", &name, VALUE)).await.unwrap();
+    for number in 0..WORKSPACES {
+        for name in names(most) {
+            let create = platform::create(&workspace(number), &name, VALUE);
+            people.create_secret(create).await.unwrap();
+        }
     }
 
     let mut table = Table::new(
@@ -72,7 +82,7 @@ pub(crate) async fn run(turn: Duration, rounds: usize, shape: &Shape) -> Table {
             for round in 0..=rounds {
                 for (number, server) in servers.iter_mut().enumerate() {
                     let asked = asked.clone();
-                    let call = move |_| request("ws", &asked);
+                    let call = move |number| request(&workspace(number), &asked);
                     let done = drive::resolve(server, &clients[number], at_once, turn, call).await;
                     if round > 0 {
                         turns[number].push(done);

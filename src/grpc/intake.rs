@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
@@ -31,15 +31,15 @@ const UNCOUNTED: usize = 4 * 1024;
 const HEAD: usize = 5;
 
 /// The metadata that somebody reads.
-const METADATA: [&str; 8] = [
-    "content-type",
-    "grpc-accept-encoding",
-    "grpc-encoding",
-    "grpc-timeout",
-    "te",
-    "traceparent",
-    "x-actor",
-    "x-actor-bin",
+static METADATA: [HeaderName; 8] = [
+    header::CONTENT_TYPE,
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
+    header::TE,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("x-actor"),
+    HeaderName::from_static("x-actor-bin"),
 ];
 
 /// Values of it that nearly all requests have: of these no copy is needed.
@@ -84,7 +84,7 @@ impl Room {
 pub(super) fn lean(request: Request<Body>) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let mut kept = HeaderMap::new();
-    for name in METADATA {
+    for name in &METADATA {
         for value in parts.headers.get_all(name) {
             let usual = USUAL.iter().find(|usual| *value == **usual);
             let copy = match usual {
@@ -94,7 +94,7 @@ pub(super) fn lean(request: Request<Body>) -> Request<Body> {
                     Err(_) => continue,
                 },
             };
-            kept.append(name, copy);
+            kept.append(name.clone(), copy);
         }
     }
     parts.headers = kept;

@@ -3,6 +3,7 @@
 pub mod accept;
 mod answer;
 mod aside;
+mod codec;
 mod connection;
 mod convert;
 mod documents;
