@@ -153,7 +153,7 @@ pub(crate) struct Inputs {
     #[arg(long, help_heading = KMS)]
     pub(crate) affinity: bool,
     /// Data keys cached per replica (`--max-data-keys`)
-    #[arg(long, default_value = "100000", value_parser = whole, help_heading = KMS)]
+    #[arg(long, default_value = "10000", value_parser = whole, help_heading = KMS)]
     pub(crate) cache_keys: f64,
     /// Age at which a key in use is asked for again, minutes. A quarter of
     /// `--forget-data-keys-after`, so at most 15 today

@@ -241,7 +241,7 @@ pub struct ServeArgs {
         long,
         env = "WORKFLOW_SECRETS_MAX_DATA_KEYS",
         value_name = "COUNT",
-        default_value = "100000"
+        default_value = "10000"
     )]
     pub max_data_keys: String,
 

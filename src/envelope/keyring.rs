@@ -63,7 +63,7 @@ impl Default for KeyringConfig {
     fn default() -> Self {
         const MINUTE: Duration = Duration::from_secs(60);
         Self {
-            capacity: const { NonZeroUsize::new(100_000).unwrap() },
+            capacity: const { NonZeroUsize::new(10_000).unwrap() },
             soft_age: 15 * MINUTE,
             hard_age_read: 60 * MINUTE,
             hard_age_write: 15 * MINUTE,
