@@ -100,6 +100,7 @@ pub async fn serve(config: ServeConfig, given: Given) -> Result<Instant, RunErro
     let store: Arc<dyn Store> = match config.store {
         StoreConfig::Redis(mut redis) => {
             redis.metrics = metrics.clone();
+            redis.runtimes = workers.runtimes().to_vec();
             let store = RedisStore::connect(*redis).await;
             Arc::new(store.map_err(|error| RunError::start("Redis", error))?)
         }

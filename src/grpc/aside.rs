@@ -3,12 +3,14 @@
 use std::{
     convert::Infallible,
     panic::resume_unwind,
-    task::{Context, Poll},
+    pin::Pin,
+    task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
@@ -75,7 +77,8 @@ where
             return Either::Left(call);
         };
         // Given up here, it is given up there.
-        let call = AbortOnDropHandle::new(runtime.spawn(call.in_current_span()));
+        let work = async move { call.await.map(|answer| answer.map(begun)) };
+        let call = AbortOnDropHandle::new(runtime.spawn(work.in_current_span()));
         Either::Right(Box::pin(async move {
             match call.await {
                 Ok(answered) => answered,
@@ -84,6 +87,39 @@ where
                 Err(_) => Ok(Status::from(Error::Timeout).into_http()),
             }
         }))
+    }
+}
+
+/// The same answer, its first message written already: where the call was done, since
+/// it may be long. A stream on which nothing is ready is left as it is.
+fn begun(mut answer: Body) -> Body {
+    // Whoever reads on asks again, with a waker of their own.
+    let context = &mut Context::from_waker(Waker::noop());
+    match Pin::new(&mut answer).poll_frame(context) {
+        Poll::Pending => answer,
+        Poll::Ready(None) => Body::empty(),
+        Poll::Ready(first) => Body::new(Begun { first, rest: answer }),
+    }
+}
+
+/// A body of which one frame has come already.
+struct Begun {
+    first: Option<Result<Frame<Bytes>, Status>>,
+    rest: Body,
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        Pin::new(&mut self.rest).poll_frame(context)
     }
 }
 

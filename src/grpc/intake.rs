@@ -31,7 +31,7 @@ const UNCOUNTED: usize = 4 * 1024;
 const HEAD: usize = 5;
 
 /// The metadata that somebody reads.
-static METADATA: [HeaderName; 8] = [
+const METADATA: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     HeaderName::from_static("grpc-accept-encoding"),
     HeaderName::from_static("grpc-encoding"),
@@ -84,8 +84,8 @@ impl Room {
 pub(super) fn lean(request: Request<Body>) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let mut kept = HeaderMap::new();
-    for name in &METADATA {
-        for value in parts.headers.get_all(name) {
+    for name in METADATA {
+        for value in parts.headers.get_all(&name) {
             let usual = USUAL.iter().find(|usual| *value == **usual);
             let copy = match usual {
                 Some(usual) => HeaderValue::from_static(usual),

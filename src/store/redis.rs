@@ -188,6 +188,9 @@ impl RedisStore {
                 Err(failure) => return Err(failure.into()),
             }
         }
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("DEL").arg(key);
+        node.try_near(&pipeline, self.deadline()).await;
         Ok(())
     }
 }

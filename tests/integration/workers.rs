@@ -95,16 +95,24 @@ async fn until(so: impl Fn() -> bool) {
     .expect("never came to be so");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_runtime_asks_redis_by_a_connection_of_its_own_while_it_has_one() {
+/// A Redis with one record, a store, and two runtimes that have connections.
+async fn near() -> (RedisServer, Workers, Arc<dyn Store>) {
     let server = RedisServer::start(Options::default()).await;
     let workers = Workers::of(2).unwrap();
     let mut config = config(&server);
     config.runtimes = workers.runtimes().to_vec();
     let store: Arc<dyn Store> = Arc::new(RedisStore::connect(config).await.unwrap());
     set(&store, "w", meta("A"), rec(1, b"x")).await;
-    // Calls and scans of this runtime, calls of the two others; each begins with INFO.
+    // Scans of this runtime, calls of the two others; each begins with INFO.
     until(|| connections(&server, "info").len() == 3).await;
+    // They answered; a moment later they are in use.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    (server, workers, store)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_runtime_asks_redis_by_a_connection_of_its_own_while_it_has_one() {
+    let (server, workers, store) = near().await;
     assert!(store.read(&ws("w"), &[meta("A")]).await.unwrap()[0].is_some());
     let home = connections(&server, "get");
     assert_eq!(home.len(), 1);
@@ -123,4 +131,46 @@ async fn each_runtime_asks_redis_by_a_connection_of_its_own_while_it_has_one() {
     assert!(read_on(one, &store).await);
     let again = connections(&server, "get");
     assert!(again.len() == 3 && !again.contains(near[0]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_runtime_reads_from_a_master_that_has_become_a_replica() {
+    let (server, workers, store) = near().await;
+    for runtime in workers.runtimes() {
+        assert!(read_on(runtime, &store).await);
+    }
+    // Port 1 of loopback: nobody listens there.
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert!(store.health().await.is_err());
+    for runtime in workers.runtimes() {
+        let store = Arc::clone(&store);
+        let read = async move { store.read(&ws("w"), &[meta("A")]).await.is_ok() };
+        assert!(!runtime.spawn(read).await.unwrap(), "what it has may be stale");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_not_used_that_is_older_than_the_main_one() {
+    let (server, workers, store) = near().await;
+    assert!(store.read(&ws("w"), &[meta("A")]).await.unwrap()[0].is_some());
+    let main = connections(&server, "get");
+    let one = &workers.runtimes()[0];
+    assert!(read_on(one, &store).await);
+    let old: BTreeSet<_> = connections(&server, "get").difference(&main).cloned().collect();
+    assert_eq!((main.len(), old.len()), (1, 1));
+    // The address may lead elsewhere since.
+    server.cli(&["CLIENT", "KILL", "ID", main.first().unwrap()]);
+    until(|| connections(&server, "get").is_disjoint(&main)).await;
+    assert!(store.read(&ws("w"), &[meta("A")]).await.unwrap()[0].is_some());
+    assert!(read_on(one, &store).await);
+    until(|| !server.cli(&["CLIENT", "LIST"]).contains(&format!("id={} ", old.first().unwrap())))
+        .await;
+    assert!(read_on(one, &store).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_health_probe_keeps_each_connection_in_use() {
+    let (server, _workers, store) = near().await;
+    assert_eq!(store.health().await, Ok(()));
+    assert_eq!(connections(&server, "del").len(), 4, "calls, scans, and one of each runtime");
 }

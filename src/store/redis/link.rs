@@ -54,6 +54,18 @@ struct Live {
     driver: AbortHandle,
     /// Set before the supervisor can know, so that nobody takes it again.
     given_up: Arc<AtomicBool>,
+    /// When it was begun to be opened, and when it was open.
+    times: (Instant, Instant),
+}
+
+/// What a link is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The way to a master.
+    Main,
+    /// One more, for one runtime: whatever befalls it, befalls the other too, which
+    /// tells of it.
+    Near,
 }
 
 /// Why there are no replies.
@@ -97,18 +109,28 @@ impl Link {
         config: Arc<RedisConfig>,
         address: Address,
         first: Option<Opened>,
-        runtime: &Handle,
+        (runtime, part): (&Handle, Part),
     ) -> Self {
         let response_timeout = config.response_timeout;
         let (sender, state) = watch::channel(State::of(first.as_ref()));
-        let supervisor = runtime.spawn(supervise(config, address.clone(), sender, first));
+        let supervisor = runtime.spawn(supervise(config, address.clone(), sender, first, part));
         let supervisor = supervisor.abort_handle();
         Self { address, state, supervisor, response_timeout }
     }
 
-    /// Whether there is a connection now.
-    pub(super) fn is_up(&self) -> bool {
-        self.state.borrow().is_usable()
+    /// When the connection that there is now was begun to be opened, and was open.
+    pub(super) fn up(&self) -> Option<(Instant, Instant)> {
+        match &*self.state.borrow() {
+            state @ State::Up(live) if state.is_usable() => Some(live.times),
+            _ => None,
+        }
+    }
+
+    /// Replaces the connection that there is now.
+    pub(super) fn give_up(&self) {
+        if let State::Up(live) = &*self.state.borrow() {
+            live.give_up();
+        }
     }
 
     /// Opens no more connections. Calls under way go on.
@@ -189,13 +211,15 @@ impl State {
     }
 
     fn of(opened: Option<&Opened>) -> Self {
-        opened.map_or_else(|| Self::Down(Instant::now()), |opened| Self::Up(Live::of(opened)))
+        let now = Instant::now();
+        opened.map_or(Self::Down(now), |opened| Self::Up(Live::of(opened, (now, now))))
     }
 }
 
 impl Live {
-    fn of(opened: &Opened) -> Self {
+    fn of(opened: &Opened, times: (Instant, Instant)) -> Self {
         Self {
+            times,
             commands: opened.commands.clone(),
             driver: opened.driver.abort_handle(),
             given_up: Arc::new(AtomicBool::new(false)),
@@ -215,18 +239,20 @@ async fn supervise(
     address: Address,
     state: watch::Sender<State>,
     mut first: Option<Opened>,
+    part: Part,
 ) {
     let (first_pause, longest) = PAUSES;
     let (mut pause, mut replaced) = (first_pause, false);
     loop {
-        let mut told = None;
+        let (mut told, mut begun) = (None, Instant::now());
         let opened = loop {
             if let Some(opened) = first.take() {
                 break opened;
             }
+            begun = Instant::now();
             match open(&config, &address).await {
                 Ok(opened) => break opened,
-                Err(error) if told == Some(error) => {}
+                Err(error) if told == Some(error) || part == Part::Near => {}
                 Err(error) => {
                     tracing::warn!(%error, node = %address, "no connection to Redis");
                     told = Some(error);
@@ -235,17 +261,21 @@ async fn supervise(
             sleep(jitter(pause)).await;
             pause = longest.min(pause * 2);
         };
-        state.send_replace(State::Up(Live::of(&opened)));
-        tracing::info!(node = %address, "connected to Redis");
-        if replaced {
-            config.metrics.store_reconnect();
-        }
         let since = Instant::now();
+        state.send_replace(State::Up(Live::of(&opened, (begun, since))));
+        if part == Part::Main {
+            tracing::info!(node = %address, "connected to Redis");
+            if replaced {
+                config.metrics.store_reconnect();
+            }
+        }
         // Whether it ended or was aborted makes no difference.
         let _ = opened.driver.await;
         replaced = true;
         state.send_replace(State::Down(Instant::now()));
-        tracing::warn!(node = %address, "connection to Redis lost");
+        if part == Part::Main {
+            tracing::warn!(node = %address, "connection to Redis lost");
+        }
         if since.elapsed() > longest {
             pause = first_pause;
         } else {

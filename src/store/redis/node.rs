@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::future::join_all;
 use redis::{Pipeline, Value};
 use tokio::{
     runtime::{Handle, Id},
@@ -12,7 +13,7 @@ use tokio::{
 use super::{
     config::RedisConfig,
     connection::Opened,
-    link::{Failure, Link},
+    link::{Failure, Link, Part},
     url::Address,
 };
 use crate::store::StoreError;
@@ -58,16 +59,19 @@ impl Node {
         first: Option<Opened>,
     ) -> Self {
         let home = config.home();
-        let link_on = |runtime: &Handle, first| {
-            Link::start(Arc::clone(config), address.clone(), first, runtime)
+        let link_on = |first, on: (&Handle, Part)| {
+            Link::start(Arc::clone(config), address.clone(), first, on)
         };
-        let link = |first| link_on(&home, first);
+        let link = |first| link_on(first, (&home, Part::Main));
         let replicated = match config.min_replicas {
             0 => None,
             _ => Some(Replicated { link: link(None), turn: Semaphore::new(1) }),
         };
-        let near = config.runtimes.iter().map(|there| (there.id(), link_on(there, None)));
-        Self { near: near.collect(), calls: link(first), scans: link(None), replicated, address }
+        // First: the others must be younger.
+        let calls = link(first);
+        let near = config.runtimes.iter();
+        let near = near.map(|there| (there.id(), link_on(None, (there, Part::Near)))).collect();
+        Self { calls, near, scans: link(None), replicated, address }
     }
 
     /// The connection for a kind of calls, and the turn on it, if calls take
@@ -90,13 +94,27 @@ impl Node {
         }
     }
 
-    /// The connection on this very runtime, if it is up.
+    /// The connection on this very runtime, if it is up, and younger than the main
+    /// one. That is given up when it turns out to lead to no master, and opened anew
+    /// to whatever the address leads to then: this one must not go on with what was.
     fn near(&self) -> Option<&Link> {
         if self.near.is_empty() {
             return None;
         }
-        let here = Handle::try_current().ok()?;
-        self.near.get(&here.id()).filter(|link| link.is_up())
+        let link = self.near.get(&Handle::try_current().ok()?.id())?;
+        let ((begun, _), (_, main)) = (link.up()?, self.calls.up()?);
+        if begun < main {
+            link.give_up();
+            return None;
+        }
+        Some(link)
+    }
+
+    /// Sends a command by each connection of other runtimes that is up: one that
+    /// leads to no master, or nowhere, is replaced then. So is none idle for long.
+    pub(super) async fn try_near(&self, command: &Pipeline, deadline: Instant) {
+        let up = self.near.values().filter(|link| link.up().is_some());
+        join_all(up.map(|link| link.send(command, 0, deadline))).await;
     }
 
     /// Sends commands that may be carried out twice to this node, whatever became
