@@ -64,6 +64,13 @@ pub(super) fn held(
             }
             Err(frames) => begun = frames,
         }
+        // At once: until it is counted, others may wait for what it holds.
+        if let Some(Some(Ok(first))) = begun.front()
+            && let Some(data) = first.data_ref()
+            && let Err(error) = count(data.len())
+        {
+            return shelf.keep((None, refusal(error)), (place, count), within);
+        }
     }
     let (frames, unread) = mpsc::channel(1);
     let asked = Arc::new(Semaphore::new(0));
@@ -387,7 +394,7 @@ mod tests {
             }
         }
         // Less and less is unread.
-        assert!(told.lock().unwrap().starts_with(&[MESSAGE, MESSAGE - PIECE]));
+        assert!(told.lock().unwrap().starts_with(&[MESSAGE, MESSAGE, MESSAGE - PIECE]));
     }
 
     #[tokio::test(start_paused = true)]

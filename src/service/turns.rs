@@ -19,6 +19,9 @@ pub struct Turns<K> {
 
 struct Line {
     turns: Arc<Semaphore>,
+    /// What those of more than weight 1 may have of them: they wait here first, and so
+    /// do not stand in the way of light ones.
+    heavy: Arc<Semaphore>,
     /// Who works and who waits.
     members: usize,
 }
@@ -30,28 +33,39 @@ impl<K: Clone + Eq + Hash> Turns<K> {
         Arc::new(Self { at_once, most, lines: Mutex::new(HashMap::new()) })
     }
 
-    /// Waits for a turn of this weight, from 1 to all that a holder may have.
+    /// Waits for a turn of this weight, from 1 to all that a holder may have. Heavier
+    /// ones than 1 have three quarters of the turns among them.
     /// Who stops waiting has left the line. `None`: the line is full.
     pub async fn wait(self: &Arc<Self>, holder: &K, weight: u32) -> Option<Turn<K>> {
-        let (member, turns) = self.join(holder)?;
+        let (member, turns, heavy) = self.join(holder)?;
         let weight = weight.max(1).min(self.at_once);
+        let heavy = match weight {
+            1 => None,
+            _ => Some(heavy.acquire_many_owned(weight.min(self.heavy())).await.ok()?),
+        };
         let working = turns.acquire_many_owned(weight).await.ok()?;
-        Some(Turn { _working: working, _member: member })
+        Some(Turn { _working: working, _heavy: heavy, _member: member })
     }
 
-    fn join(self: &Arc<Self>, holder: &K) -> Option<(Member<K>, Arc<Semaphore>)> {
+    fn heavy(&self) -> u32 {
+        (self.at_once / 4 * 3).max(1)
+    }
+
+    fn join(self: &Arc<Self>, holder: &K) -> Option<(Member<K>, Arc<Semaphore>, Arc<Semaphore>)> {
         let mut lines = self.lock();
         let members = lines.get(holder).map_or(0, |line| line.members);
         if members >= self.most {
             return None;
         }
+        let permits = |many| Arc::new(Semaphore::new(usize::try_from(many).unwrap_or(usize::MAX)));
         let line = lines.entry(holder.clone()).or_insert_with(|| Line {
-            turns: Arc::new(Semaphore::new(usize::try_from(self.at_once).unwrap_or(usize::MAX))),
+            turns: permits(self.at_once),
+            heavy: permits(self.heavy()),
             members: 0,
         });
         line.members += 1;
-        let turns = Arc::clone(&line.turns);
-        Some((Member { all: Arc::clone(self), holder: holder.clone() }, turns))
+        let (turns, heavy) = (Arc::clone(&line.turns), Arc::clone(&line.heavy));
+        Some((Member { all: Arc::clone(self), holder: holder.clone() }, turns, heavy))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Line>> {
@@ -64,6 +78,7 @@ impl<K: Clone + Eq + Hash> Turns<K> {
 pub struct Turn<K: Clone + Eq + Hash> {
     // In this order: a line goes only when nobody works any more.
     _working: OwnedSemaphorePermit,
+    _heavy: Option<OwnedSemaphorePermit>,
     _member: Member<K>,
 }
 
@@ -147,17 +162,39 @@ mod tests {
 
     #[tokio::test]
     async fn turns_come_in_order_and_who_gives_up_leaves() {
-        let turns = Turns::new(2, 9);
-        let first = now(turns.wait(&'a', 2)).await.flatten();
-        let mut heavy = Box::pin(turns.wait(&'a', 2));
-        let mut light = Box::pin(turns.wait(&'a', 1));
-        assert!(poll!(&mut heavy).is_pending() && poll!(&mut light).is_pending());
+        let turns = Turns::new(1, 9);
+        let first = now(turns.wait(&'a', 1)).await.flatten();
+        let mut second = Box::pin(turns.wait(&'a', 1));
+        let mut third = Box::pin(turns.wait(&'a', 1));
+        assert!(poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
         drop(first);
-        assert!(poll!(&mut light).is_pending(), "the heavy one came first");
-        drop(heavy);
-        assert!(poll!(&mut light).is_ready());
-        drop(light);
+        assert!(poll!(&mut third).is_pending(), "the second came first");
+        drop(second);
+        assert!(poll!(&mut third).is_ready());
+        drop(third);
         assert!(turns.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn however_many_heavy_ones_wait_light_ones_have_their_part() {
+        let turns = Turns::new(16, 99);
+        let first = now(turns.wait(&'a', 8)).await.flatten();
+        let mut heavy: Vec<_> = (0..9).map(|_| Box::pin(turns.wait(&'a', 8))).collect();
+        for waiting in &mut heavy {
+            assert!(poll!(waiting).is_pending());
+        }
+        let light: Vec<_> = (0..8).map(|_| Box::pin(turns.wait(&'a', 1))).collect();
+        for light in light {
+            assert!(now(light).await.flatten().is_some(), "before all who wait");
+        }
+        drop(first);
+        let mut working = Vec::new();
+        for waiting in &mut heavy {
+            if let Poll::Ready(turn) = poll!(waiting) {
+                working.push(turn);
+            }
+        }
+        assert_eq!(working.len(), 1);
     }
 
     #[tokio::test]
