@@ -146,8 +146,7 @@ async fn answers_that_nobody_reads_are_kept_within_bounds() {
     let names: Vec<_> = (0..100).map(|index| format!("LARGE=A{index}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let request = message(&resolve("ws", &names).encode_to_vec());
-    // Takes nothing of a stream; or all of it, but reads nothing. (With the largest
-    // window that there is, the server may find it exceeded, and end the connection.)
+    // Takes nothing of a stream; or all of it, but reads nothing.
     for window in [0, 0x3fff_ffff_u32] {
         let mut one = siege.http2(Some("executor"), &[(INITIAL_WINDOW, window)]).await;
         if window > 0 {
@@ -158,7 +157,13 @@ async fn answers_that_nobody_reads_are_kept_within_bounds() {
             for index in 0..60 {
                 let stream = index * 2 + 1;
                 let call = [open_call(stream, RESOLVE, &[]), data(stream, &request)].concat();
-                one.send(&call).await.unwrap();
+                let sent = one.send(&call).await;
+                // Messages are sent whatever window there is for them: where the server
+                // cannot write, it may end the connection for that.
+                assert!(sent.is_ok() || window > 0 && index > 20, "{sent:?} at {index}");
+                if sent.is_err() {
+                    break;
+                }
             }
             // Time enough to make them all.
             siege.others.until_served(30).await;
