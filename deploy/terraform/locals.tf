@@ -40,7 +40,7 @@ locals {
     if trimspace(line) != "" && !startswith(line, "#")
   ])
   access_string = replace(
-    "on ${local.rights} +cluster|info +cluster|slots +asking",
+    "on ${local.rights} +cluster|info +cluster|slots +cluster|getkeysinslot +asking",
     "resetkeys resetchannels -@all ~workflow-secrets:*", "~workflow-secrets:* resetchannels -@all"
   )
 

@@ -108,7 +108,7 @@ run "a_durable_elasticache" {
     error_message = "The rights of redis-rights.acl, in AWS' order: ${aws_elasticache_user.service[0].access_string}"
   }
   assert {
-    condition     = endswith(aws_elasticache_user.service[0].access_string, " +info +ping +cluster|info +cluster|slots +asking")
+    condition     = endswith(aws_elasticache_user.service[0].access_string, " +info +ping +cluster|info +cluster|slots +cluster|getkeysinslot +asking")
     error_message = "The rights of a cluster."
   }
   assert {
