@@ -34,6 +34,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .compile_fds(api.file_descriptor_set())?;
 
     let storage = protox::compile(["workflowsecrets/storage/v1/storage.proto"], ["proto"])?;
-    tonic_prost_build::configure().build_client(false).build_server(false).compile_fds(storage)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_server(false)
+        // Of each value that is read: taken out of a `Vec` they would be copied twice.
+        .bytes(".workflowsecrets.storage.v1.ValueMetadata.uid")
+        .bytes(".workflowsecrets.storage.v1.DataKeyHead.id")
+        .compile_fds(storage)?;
     Ok(())
 }

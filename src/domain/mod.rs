@@ -19,7 +19,9 @@ pub use names::{
 };
 pub use plaintext::{MAX_VALUE_BYTES, Plaintext};
 pub use rates::Rates;
-pub use secret::{DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata};
+pub use secret::{
+    DeletedSecret, EarlierVersion, Etag, ManagedBy, Owner, Revision, SecretMetadata, ValueMetadata,
+};
 pub use time::{Clock, Deadline, SystemClock, Timestamp};
 pub use trail::TrailEntry;
 pub use uid::{DataKeyId, SecretUid};

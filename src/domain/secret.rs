@@ -107,6 +107,42 @@ impl SecretMetadata {
     }
 }
 
+/// What it takes of a secret's metadata to open its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueMetadata {
+    /// New for each creation.
+    pub uid: SecretUid,
+    /// Number of values so far.
+    pub version: u64,
+    /// Revision that the current value is bound to.
+    pub value_revision: Revision,
+    /// From then on it no longer resolves.
+    pub expire_time: Option<Timestamp>,
+    /// Number of each earlier value that is kept, and what that is bound to.
+    pub earlier: Vec<(u64, Revision)>,
+}
+
+impl ValueMetadata {
+    /// What an earlier value is bound to, if it is kept.
+    pub fn earlier(&self, version: u64) -> Option<Revision> {
+        let found = self.earlier.iter().find(|(number, _)| *number == version);
+        found.map(|(_, revision)| *revision)
+    }
+}
+
+impl From<&SecretMetadata> for ValueMetadata {
+    fn from(metadata: &SecretMetadata) -> Self {
+        let earlier = metadata.earlier.iter().map(|one| (one.version, one.value_revision));
+        Self {
+            uid: metadata.uid,
+            version: metadata.version,
+            value_revision: metadata.value_revision,
+            expire_time: metadata.expire_time,
+            earlier: earlier.collect(),
+        }
+    }
+}
+
 /// A secret that was deleted and may still come back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeletedSecret {

@@ -1,6 +1,6 @@
 //! What a sealed value is bound to.
 
-use super::record::Header;
+use super::record::{HEADER_LEN, Header};
 use crate::domain::{DataKeyId, Environment, Revision, SecretName, SecretUid, WorkspaceId};
 
 const DOMAIN: &[u8] = b"workflow-secrets/v1/sealed-value";
@@ -27,9 +27,7 @@ impl Binding<'_> {
     /// The associated data of AES-GCM: parts, each after its length in four
     /// bytes, so that no two lists of parts give the same bytes.
     pub(super) fn associated_data(&self, header: &Header, data_key: DataKeyId) -> Vec<u8> {
-        let parts: [&[u8]; 9] = [
-            DOMAIN,
-            &header.to_bytes(),
+        let parts: [&[u8]; 7] = [
             self.environment.as_str().as_bytes(),
             self.workspace.as_str().as_bytes(),
             self.uid.as_bytes(),
@@ -38,10 +36,15 @@ impl Binding<'_> {
             &self.revision.as_u64().to_be_bytes(),
             data_key.as_bytes(),
         ];
+        // No part is longer than 128 bytes.
+        let length = |length: usize| u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
         let mut data = Vec::with_capacity(640);
+        data.extend(length(DOMAIN.len()));
+        data.extend_from_slice(DOMAIN);
+        data.extend(length(HEADER_LEN));
+        header.write_to(&mut data);
         for part in parts {
-            // No part is longer than 128 bytes.
-            data.extend(u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+            data.extend(length(part.len()));
             data.extend_from_slice(part);
         }
         data

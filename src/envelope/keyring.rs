@@ -29,7 +29,7 @@ use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
     kms::{EncryptionContext, Kms},
     metrics::Metrics,
-    store::{Key, Record, Store, Trail, codec},
+    store::{Key, Record, Store, StoreError, Trail, codec},
 };
 
 /// How long unwrapped data keys serve.
@@ -141,7 +141,7 @@ impl Keyring {
         match active {
             Some(active) => {
                 let hard_age = self.0.config.hard_age_write;
-                self.0.key(workspace, active.id, Some(active), hard_age).await
+                self.0.key(workspace, active.id, || Some(Ok(active.clone())), hard_age).await
             }
             None => self.0.first_key(workspace).await,
         }
@@ -204,6 +204,20 @@ impl Keyring {
         active: Option<&WrappedDataKey>,
     ) -> Result<Arc<DataKey>, KeyError> {
         let wrapped = active.filter(|active| active.id == id);
+        self.for_open_with(workspace, id, || wrapped.cloned().map(Ok)).await
+    }
+
+    /// The same; `wrapped` is asked for the key as it lies in the store if it is not in
+    /// memory, and only then.
+    ///
+    /// # Errors
+    /// See [`KeyError`]. Safe to call again.
+    pub async fn for_open_with(
+        &self,
+        workspace: &WorkspaceId,
+        id: DataKeyId,
+        wrapped: impl FnOnce() -> Option<Result<WrappedDataKey, StoreError>> + Send,
+    ) -> Result<Arc<DataKey>, KeyError> {
         self.0.key(workspace, id, wrapped, self.0.config.hard_age_read).await
     }
 }
@@ -213,12 +227,12 @@ impl Inner {
         self: &Arc<Self>,
         workspace: &WorkspaceId,
         id: DataKeyId,
-        wrapped: Option<&WrappedDataKey>,
+        wrapped: impl FnOnce() -> Option<Result<WrappedDataKey, StoreError>> + Send,
         hard_age: Duration,
     ) -> Outcome {
         let slot = (workspace.clone(), Wanted::Key(id));
         self.obtain(slot, hard_age, |number| {
-            Arc::clone(self).load(workspace.clone(), id, wrapped.cloned(), number)
+            Arc::clone(self).load(workspace.clone(), id, wrapped(), number)
         })
         .await
     }
@@ -293,7 +307,7 @@ impl Inner {
         self: Arc<Self>,
         workspace: WorkspaceId,
         id: DataKeyId,
-        wrapped: Option<WrappedDataKey>,
+        wrapped: Option<Result<WrappedDataKey, StoreError>>,
         number: u64,
     ) -> Outcome {
         let since = self.clock.monotonic();
@@ -314,10 +328,10 @@ impl Inner {
         &self,
         workspace: &WorkspaceId,
         id: DataKeyId,
-        wrapped: Option<WrappedDataKey>,
+        wrapped: Option<Result<WrappedDataKey, StoreError>>,
     ) -> Outcome {
         let wrapped = match wrapped {
-            Some(wrapped) => wrapped,
+            Some(wrapped) => wrapped?,
             None => self.read(workspace, id).await?,
         };
         let material = self.kms.decrypt(&self.context(workspace, id), &wrapped).await?;

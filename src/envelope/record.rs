@@ -56,8 +56,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER_LEN);
+    pub(super) fn write_to(&self, bytes: &mut Vec<u8>) {
         bytes.extend(MAGIC);
         bytes.extend(SUITE);
         bytes.extend(self.data_key.as_bytes());
@@ -65,10 +64,9 @@ impl Header {
         bytes.extend(self.salt);
         bytes.extend(self.nonce);
         bytes.extend(self.commitment);
-        bytes
     }
 
-    /// Splits a header off. What is read is exactly what [`Self::to_bytes`]
+    /// Splits a header off. What is read is exactly what [`Self::write_to`]
     /// would write again.
     fn take(bytes: &mut &[u8]) -> Option<Self> {
         if take(bytes)? != MAGIC || take(bytes)? != SUITE {
@@ -125,8 +123,8 @@ impl SealedRecord {
 
     /// The bytes to store.
     pub fn into_bytes(self) -> Vec<u8> {
-        let mut bytes = self.header.to_bytes();
-        bytes.reserve_exact(self.ciphertext.len() + TAG_LEN);
+        let mut bytes = Vec::with_capacity(HEADER_LEN + self.ciphertext.len() + TAG_LEN);
+        self.header.write_to(&mut bytes);
         bytes.extend(self.ciphertext);
         bytes.extend(self.tag);
         bytes

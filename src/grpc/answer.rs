@@ -93,25 +93,27 @@ type Next = Option<Result<Frame<Bytes>, Status>>;
 /// # Errors
 /// What is ready of any other.
 fn small(body: &mut Body) -> Result<(Bytes, HeaderMap), VecDeque<Next>> {
-    let mut ready = VecDeque::new();
     // Whoever reads on asks again, with a waker of their own.
     let context = &mut Context::from_waker(Waker::noop());
-    while ready.len() < 2 {
-        let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(context) else { break };
-        let fits = |frame: &Frame<Bytes>| frame.data_ref().is_none_or(|data| data.len() <= PIECE);
-        let more = matches!(&next, Some(Ok(frame)) if frame.is_data() && fits(frame));
-        ready.push_back(next);
-        if !more {
-            break;
-        }
-    }
-    match ready.make_contiguous() {
-        [Some(Ok(message)), Some(Ok(last))] if message.is_data() && last.is_trailers() => {
-            let message = message.data_ref().map(|data| Bytes::copy_from_slice(data));
-            let trailers = last.trailers_mut().map(std::mem::take);
-            Ok((message.unwrap_or_default(), trailers.unwrap_or_default()))
-        }
-        _ => Err(ready),
+    let mut next = || Pin::new(&mut *body).poll_frame(context);
+    let message = match next() {
+        Poll::Pending => return Err(VecDeque::new()),
+        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+            Ok(data) if data.len() <= PIECE => data,
+            Ok(data) => return Err([Some(Ok(Frame::data(data)))].into()),
+            Err(frame) => return Err([Some(Ok(frame))].into()),
+        },
+        Poll::Ready(other) => return Err([other].into()),
+    };
+    let begun = |message| Some(Ok(Frame::data(message)));
+    match next() {
+        Poll::Pending => Err([begun(message)].into()),
+        Poll::Ready(Some(Ok(frame))) => match frame.into_trailers() {
+            // A copy: a slice would keep all of the buffer that it was written to.
+            Ok(trailers) => Ok((Bytes::copy_from_slice(&message), trailers)),
+            Err(frame) => Err([begun(message), Some(Ok(frame))].into()),
+        },
+        Poll::Ready(other) => Err([begun(message), other].into()),
     }
 }
 

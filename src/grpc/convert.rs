@@ -35,7 +35,16 @@ impl Faults {
 
     /// What was parsed, or `None` and a fault noted.
     pub(super) fn check<T>(&mut self, field: &str, parsed: Result<T, Refusal>) -> Option<T> {
-        parsed.map_err(|refusal| self.0.push(FieldViolation::new(field, refusal.rule()))).ok()
+        self.check_at(|| field.to_owned(), parsed)
+    }
+
+    /// The same; the field's name is made only to be told.
+    fn check_at<T>(
+        &mut self,
+        field: impl FnOnce() -> String,
+        parsed: Result<T, Refusal>,
+    ) -> Option<T> {
+        parsed.map_err(|refusal| self.0.push(FieldViolation::new(field(), refusal.rule()))).ok()
     }
 
     /// As [`Faults::check`]; the empty text stands for absence.
@@ -109,14 +118,16 @@ impl Faults {
     pub(super) fn credentials(&mut self, all: &[proto::Credential]) -> Vec<Credential> {
         let mut credentials = Vec::with_capacity(all.len());
         for (i, credential) in all.iter().enumerate() {
-            let secret = self
-                .check(&format!("credentials[{i}].secret"), SecretName::parse(&credential.secret));
+            let field = |name| move || format!("credentials[{i}].{name}");
+            let secret = self.check_at(field("secret"), SecretName::parse(&credential.secret));
             let alias = match (credential.alias.as_str(), &secret) {
                 ("", name) => name.as_ref().map(Alias::from),
-                (alias, _) => self.check(&format!("credentials[{i}].alias"), Alias::parse(alias)),
+                (alias, _) => self.check_at(field("alias"), Alias::parse(alias)),
             };
-            let uid =
-                self.optional(&format!("credentials[{i}].uid"), &credential.uid, SecretUid::parse);
+            let uid = match credential.uid.as_str() {
+                "" => None,
+                uid => self.check_at(field("uid"), SecretUid::parse(uid)),
+            };
             let version = pinned(credential.version);
             let seen = Seen { min_version: pinned(credential.min_version), uid };
             credentials.extend(secret.zip(alias).map(|(secret, alias)| Credential {

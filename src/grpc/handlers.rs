@@ -2,7 +2,7 @@
 
 mod keys;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use http::Extensions;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -44,7 +44,7 @@ impl Handlers {
             Err(error) => Err(error),
             Ok(caller) => match self.parsed(action, &caller, parse(message)).await {
                 Err(error) => Err(error),
-                Ok(command) => run(Arc::clone(&self.secrets), caller, command).await,
+                Ok(command) => pin!(run(Arc::clone(&self.secrets), caller, command)).await,
             },
         };
         match outcome {
@@ -269,12 +269,12 @@ impl proto::secrets_service_server::SecretsService for Handlers {
             request,
             convert::resolve,
             |secrets, caller, command| async move {
-                let resolved = secrets.resolve(&caller, command).await?;
-                let turn = resolved.first().map(|one| one.turn.clone());
+                let resolved = pin!(secrets.resolve(&caller, command)).await?;
+                let turn = resolved.first().and_then(|one| one.turn.clone().held());
                 Ok((convert::resolved(resolved), turn))
             },
         );
-        let (metadata, (answer, turn), mut extensions) = answer.await?.into_parts();
+        let (metadata, (answer, turn), mut extensions) = pin!(answer).await?.into_parts();
         if let Some(turn) = turn {
             extensions.insert(turn);
         }

@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -21,7 +21,7 @@ use super::{
     intake::{self, Held, Room},
     seldom::Seldom,
     server::ServerConfig,
-    shares::Shares,
+    shares::{self, Shares},
     shelf::Shelf,
     status::unimplemented,
     timeout::CallTime,
@@ -143,7 +143,21 @@ enum Need {
 }
 
 /// The room of a call, given back when dropped.
-type Place = Box<dyn Send>;
+enum Place {
+    /// Of most calls.
+    Call {
+        _call: shares::Place<CallerId>,
+    },
+    Other {
+        _held: Box<dyn Send>,
+    },
+}
+
+impl Place {
+    fn other(held: impl Send + 'static) -> Self {
+        Self::Other { _held: Box::new(held) }
+    }
+}
 
 impl Limits {
     pub(super) fn new(config: &ServerConfig, secrets: Arc<Secrets>) -> Self {
@@ -196,20 +210,20 @@ impl Inner {
     async fn place(&self, kind: &Kind) -> Result<Place, Error> {
         let stream = |streams: &Arc<Semaphore>| {
             let place = Arc::clone(streams).try_acquire_owned();
-            place.map(|place| -> Place { Box::new(place) }).map_err(|_| Error::Overloaded)
+            place.map(Place::other).map_err(|_| Error::Overloaded)
         };
         let call = |id| self.calls.take(id).ok_or(Error::Overloaded);
         match kind {
-            Kind::Api(id, Need::Call) => Ok(Box::new(call(id)?)),
-            Kind::Api(id, Need::Job) => Ok(Box::new((call(id)?, stream(&self.jobs)?))),
+            Kind::Api(id, Need::Call) => Ok(Place::Call { _call: call(id)? }),
+            Kind::Api(id, Need::Job) => Ok(Place::other((call(id)?, stream(&self.jobs)?))),
             Kind::Api(id, Need::Document) => {
                 let call = call(id)?;
-                Ok(Box::new((call, waited(&self.documents, id).await?)))
+                Ok(Place::other((call, waited(&self.documents, id).await?)))
             }
             Kind::Api(id, Need::Redaction) => Ok(waited(&self.redactions, id).await?),
             Kind::Reflection => stream(&self.reflections),
             Kind::Watch => stream(&self.watches),
-            Kind::Health => Ok(Box::new(())),
+            Kind::Health => Ok(Place::other(())),
         }
     }
 
@@ -319,7 +333,7 @@ where
                 Ok((place, answer))
             };
             // Bounds the receiving of the message too.
-            let answered = timeout(time.call(), call).await;
+            let answered = timeout(time.call(), pin!(call)).await;
             let (place, answer) = match answered.unwrap_or(Err(Error::Timeout)) {
                 Ok(answered) => answered,
                 Err(error) => return Ok(refused(limits.told(&kind, error))),
@@ -344,7 +358,7 @@ where
 /// A place, if one comes free soon.
 async fn waited(lane: &Lane<CallerId>, id: &CallerId) -> Result<Place, Error> {
     let place = timeout(WAIT, lane.wait(id)).await.ok().flatten();
-    place.map(|place| -> Place { Box::new(place) }).ok_or(Error::Overloaded)
+    place.map(Place::other).ok_or(Error::Overloaded)
 }
 
 /// How tonic's refusals of messages begin that are no messages of the call:

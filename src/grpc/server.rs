@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, future::Either};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
     sync::watch,
 };
-use tonic::{body::Body, server::NamedService, service::Routes, transport::server::Connected};
+use tonic::{body::Body, service::Routes, transport::server::Connected};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::Service;
 
@@ -184,7 +184,7 @@ pub struct Grpc {
     observe: Observe,
     limits: Limits,
     aside: Aside,
-    routes: Routes,
+    services: Services,
 }
 
 impl Grpc {
@@ -221,12 +221,13 @@ impl Grpc {
             tonic_health::server::HealthService::from_health_reporter(health.0.clone());
         let health_server = tonic_health::pb::health_server::HealthServer::new(health_service);
         let other = MAX_OTHER_MESSAGE_BYTES;
-        let routes = Routes::new(api)
-            .add_service(keys)
+        let others = Routes::new(keys)
             .add_service(health_server.max_decoding_message_size(other))
             .add_service(reflection().build_v1()?.max_decoding_message_size(other))
-            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(other));
-        Ok(Self { config, observe, limits, aside: Aside::new(aside), routes })
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(other))
+            .prepare();
+        let services = Services { api, others };
+        Ok(Self { config, observe, limits, aside: Aside::new(aside), services })
     }
 
     /// Serves connections until `shutdown`, then finishes the calls under way.
@@ -246,7 +247,7 @@ impl Grpc {
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
         E: Into<Fault>,
     {
-        let Self { config, observe, limits, aside, routes } = self;
+        let Self { config, observe, limits, aside, services } = self;
         tonic::transport::Server::builder()
             // Off in tonic unless set: hyper's guards against reset floods, and
             // the bound on streams.
@@ -262,8 +263,7 @@ impl Grpc {
             .layer(observe)
             .layer(limits)
             .layer(aside)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, shutdown)
+            .serve_with_incoming_shutdown(services, incoming, shutdown)
             .await?;
         Ok(())
     }
@@ -275,10 +275,6 @@ impl Grpc {
 struct Api {
     plain: SecretsServiceServer<Handlers>,
     documents: SecretsServiceServer<Handlers>,
-}
-
-impl NamedService for Api {
-    const NAME: &'static str = SERVICE;
 }
 
 impl Service<http::Request<Body>> for Api {
@@ -296,4 +292,37 @@ impl Service<http::Request<Body>> for Api {
             false => self.plain.call(request),
         }
     }
+}
+
+/// All services. tonic's routes are made for any number of them, and take as long as
+/// all else that is done for a short call: the API does not go that way.
+#[derive(Clone)]
+struct Services {
+    api: Api,
+    others: Routes,
+}
+
+impl Service<http::Request<Body>> for Services {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        <Api as Service<http::Request<Body>>>::Future,
+        <Routes as Service<http::Request<Body>>>::Future,
+    >;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match is_api(request.uri().path()) {
+            true => Either::Left(self.api.call(request)),
+            false => Either::Right(self.others.call(request)),
+        }
+    }
+}
+
+fn is_api(path: &str) -> bool {
+    let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE));
+    method.is_some_and(|method| method.starts_with('/'))
 }

@@ -42,7 +42,7 @@ mod update;
 mod usage;
 mod versions;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::time::timeout;
@@ -319,7 +319,7 @@ impl Secrets {
         mut keys: Vec<Key>,
     ) -> Result<Vec<Option<Record>>, Error> {
         keys.push(Key::tombstone());
-        let mut records = self.store.read(workspace, &keys).await?;
+        let (_, mut records) = self.store.read_at(workspace, &keys).await?;
         match records.pop() {
             Some(None) => Ok(records),
             Some(Some(_)) => Err(Error::WorkspaceShredded),
@@ -342,7 +342,8 @@ impl Secrets {
         if outcome.as_ref().is_err_and(Error::is_of_load) {
             return outcome;
         }
-        let written = timeout(self.left(deadline), self.audit.write(events)).await;
+        let written = pin!(self.audit.write(events));
+        let written = timeout(self.left(deadline), written).await;
         let outcome = outcome?;
         written.map_err(|_| Error::Timeout)?.map_err(|_| Error::AuditUnavailable)?;
         Ok(outcome)

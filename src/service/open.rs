@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::Arc,
 };
 
@@ -12,10 +13,14 @@ use super::{
 };
 use crate::{
     domain::{
-        DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, SecretUid, WorkspaceId,
+        DataKeyId, EarlierVersion, Revision, SecretMetadata, SecretName, SecretUid, ValueMetadata,
+        WorkspaceId, WrappedDataKey,
     },
     envelope::{self, Binding, DataKey, Payload, SealedRecord},
-    store::{Key, Record},
+    store::{
+        Key, Record, StoreError,
+        codec::{self, UnreadKey},
+    },
 };
 
 /// Missing names of one call for which another spelling is looked up.
@@ -31,7 +36,13 @@ pub(super) enum Opened {
     /// Its expiry has passed: the value is not for use.
     Expired(Arc<Payload>),
     /// A value for use, and what is known of it.
-    Current(Arc<Payload>, Box<Stored>),
+    Current(Arc<Payload>, Box<Known>),
+}
+
+/// What is known of a secret whose value was opened.
+pub(super) struct Known {
+    metadata: ValueMetadata,
+    revision: Revision,
 }
 
 impl Opened {
@@ -39,7 +50,7 @@ impl Opened {
     pub(super) fn has(&self, version: u64) -> bool {
         match self {
             Self::Current(payload, stored) => {
-                payload.version == version || stored.metadata.earlier_version(version).is_some()
+                payload.version == version || stored.metadata.earlier(version).is_some()
             }
             Self::Missing | Self::Expired(_) => false,
         }
@@ -94,13 +105,15 @@ impl Secrets {
         names: &BTreeSet<&'n SecretName>,
         turn: &mut ValueTurn,
     ) -> Result<BTreeMap<&'n SecretName, Opened>, Error> {
-        let mut wanted = vec![Key::active_data_key()];
+        // With room for one more, of whoever reads.
+        let mut wanted = Vec::with_capacity(names.len() * 2 + 2);
+        wanted.push(Key::active_data_key());
         for name in names {
             wanted.extend([Key::metadata(name), Key::value(name)]);
         }
-        let mut records = self.read_all(workspace, wanted).await?.into_iter();
-        let active = ActiveKey::decode(records.next().flatten())?;
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        // Large futures are pinned where they are made: each step up would copy them.
+        let mut records = pin!(self.read_all(workspace, wanted)).await?.into_iter();
+        let mut keys = Keys::unread(self, workspace, records.next().flatten())?;
         if turn.awaited() {
             // The KMS is asked before: whoever waits for it must not hold up
             // others. If it fails, opening tells so.
@@ -116,14 +129,15 @@ impl Secrets {
                 yield_now().await;
             }
             let (metadata, value) = (records.next().flatten(), records.next().flatten());
-            let opened = match Stored::decode(name, metadata)? {
+            let opened = match metadata {
                 None => Opened::Missing,
-                Some(stored) => {
-                    let payload = Arc::new(keys.open_value(&stored, value).await?);
+                Some(Record { revision, bytes }) => {
+                    let metadata = codec::decode_value_metadata(name, &bytes)?;
+                    let payload = Arc::new(keys.open_value(name, &metadata, value).await?);
                     // The expiry that counts is the one sealed with the value.
                     match payload.expire_time {
                         Some(time) if time <= now => Opened::Expired(payload),
-                        _ => Opened::Current(payload, Box::new(stored)),
+                        _ => Opened::Current(payload, Box::new(Known { metadata, revision })),
                     }
                 }
             };
@@ -140,8 +154,8 @@ impl Secrets {
         value: Option<Record>,
         active: Option<ActiveKey>,
     ) -> Result<Payload, Error> {
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        keys.open_value(stored, value).await
+        let mut keys = Keys::read(self, workspace, active);
+        keys.open_value(&stored.metadata.name, &(&stored.metadata).into(), value).await
     }
 
     /// Opens a value that is bound to this revision.
@@ -153,8 +167,8 @@ impl Secrets {
         value: Record,
         active: Option<ActiveKey>,
     ) -> Result<Payload, Error> {
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        keys.open_at(metadata, revision, Some(value)).await
+        let mut keys = Keys::read(self, workspace, active);
+        keys.open_at(&metadata.name, metadata.uid, revision, Some(value)).await
     }
 
     /// Opens one earlier value, to make it the newest.
@@ -166,8 +180,9 @@ impl Secrets {
         value: Option<Record>,
         active: Option<ActiveKey>,
     ) -> Result<Payload, Error> {
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
-        keys.open_earlier(metadata, wanted, value).await
+        let mut keys = Keys::read(self, workspace, active);
+        let wanted = (wanted.version, wanted.value_revision);
+        keys.open_earlier(&metadata.name, metadata.uid, wanted, value).await
     }
 
     /// Opens the earlier values of these names and numbers, of secrets opened
@@ -183,28 +198,27 @@ impl Secrets {
         for (name, version) in pins {
             // Whatever does not resolve at all is told by what was opened.
             let Some(Opened::Current(current, stored)) = opened.get(name) else { continue };
-            let Some(wanted) = stored.metadata.earlier_version(version) else {
+            let Some(revision) = stored.metadata.earlier(version) else {
                 all.insert((name, version), Err(Cause::VersionMissing(version)));
                 continue;
             };
             keys.extend([Key::metadata(name), Key::earlier(stored.metadata.uid, version)]);
-            kept.push((name, current, stored, wanted));
+            kept.push((name, current, stored, (version, revision)));
         }
         if kept.is_empty() {
             return Ok(Some(all));
         }
         let mut records = self.read_all(workspace, keys).await?.into_iter();
-        let active = ActiveKey::decode(records.next().flatten())?;
-        let mut keys = Keys { secrets: self, workspace, active, opened: BTreeMap::new() };
+        let mut keys = Keys::unread(self, workspace, records.next().flatten())?;
         for (name, current, stored, wanted) in kept {
             let (metadata, value) = (records.next().flatten(), records.next().flatten());
             if metadata.is_none_or(|now| now.revision != stored.revision) {
                 return Ok(None);
             }
-            let earlier = keys.open_earlier(&stored.metadata, wanted, value).await?;
+            let earlier = keys.open_earlier(name, stored.metadata.uid, wanted, value).await?;
             // When it expires is a matter of the secret, not of one value.
             let payload = Payload { expire_time: current.expire_time, ..earlier };
-            all.insert((name, wanted.version), Ok(Arc::new(payload)));
+            all.insert((name, wanted.0), Ok(Arc::new(payload)));
         }
         Ok(Some(all))
     }
@@ -240,18 +254,55 @@ impl Secrets {
 struct Keys<'a> {
     secrets: &'a Secrets,
     workspace: &'a WorkspaceId,
-    active: Option<ActiveKey>,
-    opened: BTreeMap<DataKeyId, Arc<DataKey>>,
+    active: Option<Active>,
+    /// Nearly always one.
+    opened: Vec<Arc<DataKey>>,
 }
 
-impl Keys<'_> {
+/// The active data key as it lies in the store.
+enum Active {
+    Read(WrappedDataKey),
+    Unread(UnreadKey),
+}
+
+impl Active {
+    fn id(&self) -> DataKeyId {
+        match self {
+            Self::Read(wrapped) => wrapped.id,
+            Self::Unread(unread) => unread.id,
+        }
+    }
+
+    fn wrapped(&self) -> Result<WrappedDataKey, StoreError> {
+        match self {
+            Self::Read(wrapped) => Ok(wrapped.clone()),
+            Self::Unread(unread) => unread.wrapped(),
+        }
+    }
+}
+
+impl<'a> Keys<'a> {
+    fn read(secrets: &'a Secrets, workspace: &'a WorkspaceId, active: Option<ActiveKey>) -> Self {
+        let active = active.map(|active| Active::Read(active.wrapped));
+        Self { secrets, workspace, active, opened: Vec::new() }
+    }
+
+    fn unread(
+        secrets: &'a Secrets,
+        workspace: &'a WorkspaceId,
+        active: Option<Record>,
+    ) -> Result<Self, Error> {
+        let active = active.map(|record| UnreadKey::new(record.bytes).map(Active::Unread));
+        Ok(Self { secrets, workspace, active: active.transpose()?, opened: Vec::new() })
+    }
+
     async fn open_value(
         &mut self,
-        stored: &Stored,
+        name: &SecretName,
+        metadata: &ValueMetadata,
         value: Option<Record>,
     ) -> Result<Payload, Error> {
-        let Stored { metadata, .. } = stored;
-        let payload = self.open_at(metadata, metadata.value_revision, value).await?;
+        let payload = self.open_at(name, metadata.uid, metadata.value_revision, value).await?;
         // Metadata is not sealed; what it repeats of the sealed value tells
         // whether someone wrote to it.
         if (payload.version, payload.expire_time) != (metadata.version, metadata.expire_time) {
@@ -263,12 +314,13 @@ impl Keys<'_> {
     /// Of the expiry that was sealed with it the metadata know nothing more.
     async fn open_earlier(
         &mut self,
-        metadata: &SecretMetadata,
-        wanted: &EarlierVersion,
+        name: &SecretName,
+        uid: SecretUid,
+        (version, revision): (u64, Revision),
         value: Option<Record>,
     ) -> Result<Payload, Error> {
-        let payload = self.open_at(metadata, wanted.value_revision, value).await?;
-        if payload.version != wanted.version {
+        let payload = self.open_at(name, uid, revision, value).await?;
+        if payload.version != version {
             return Err(Error::RecordCorrupt("metadata differs from the sealed value"));
         }
         Ok(payload)
@@ -276,38 +328,39 @@ impl Keys<'_> {
 
     async fn open_at(
         &mut self,
-        metadata: &SecretMetadata,
+        name: &SecretName,
+        uid: SecretUid,
         revision: Revision,
         value: Option<Record>,
     ) -> Result<Payload, Error> {
         let value = value.ok_or(Error::RecordCorrupt("sealed value absent"))?;
         let record = SealedRecord::parse(value.bytes)?;
+        let (environment, workspace) = (&self.secrets.environment, self.workspace);
         let key = self.key(record.data_key_id()).await?;
-        let binding = Binding {
-            environment: &self.secrets.environment,
-            workspace: self.workspace,
-            uid: metadata.uid,
-            name: &metadata.name,
-            revision,
-        };
-        Ok(envelope::open(&key, &binding, &record)?)
+        let binding = Binding { environment, workspace, uid, name, revision };
+        Ok(envelope::open(key, &binding, &record)?)
     }
 
     /// Has the active key, which nearly all values are sealed with.
     async fn active(&mut self) -> Result<(), Error> {
-        match self.active.as_ref().map(|active| active.wrapped.id) {
+        match self.active.as_ref().map(Active::id) {
             Some(id) => self.key(id).await.map(drop),
             None => Ok(()),
         }
     }
 
-    async fn key(&mut self, id: DataKeyId) -> Result<Arc<DataKey>, Error> {
-        if let Some(key) = self.opened.get(&id) {
-            return Ok(Arc::clone(key));
-        }
-        let active = self.active.as_ref().map(|active| &active.wrapped);
-        let key = self.secrets.keyring.for_open(self.workspace, id, active).await?;
-        self.opened.insert(id, Arc::clone(&key));
-        Ok(key)
+    async fn key(&mut self, id: DataKeyId) -> Result<&DataKey, Error> {
+        let known = self.opened.iter().position(|key| key.id() == id);
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let active = self.active.as_ref().filter(|active| active.id() == id);
+                let wrapped = || active.map(Active::wrapped);
+                let keyring = &self.secrets.keyring;
+                self.opened.push(keyring.for_open_with(self.workspace, id, wrapped).await?);
+                self.opened.len() - 1
+            }
+        };
+        self.opened.get(known).map(|key| &**key).ok_or(Error::DataKeyMissing)
     }
 }

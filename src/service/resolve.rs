@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    pin::pin,
     sync::Arc,
 };
 
@@ -66,7 +67,10 @@ impl Credentials {
     /// Too many, or every alias that stands there twice.
     pub fn or_none(credentials: Vec<Credential>) -> Result<Self, Error> {
         Self::check_count(credentials.len())?;
-        let mut seen = HashSet::new();
+        if credentials.len() < 2 {
+            return Ok(Self(credentials));
+        }
+        let mut seen = HashSet::with_capacity(credentials.len());
         let twice: Vec<_> = (0..)
             .zip(&credentials)
             .filter(|(_, credential)| !seen.insert(&credential.alias))
@@ -143,7 +147,9 @@ impl Secrets {
         caller: &Caller,
         request: ResolveSecrets,
     ) -> Result<Vec<Resolved>, Error> {
-        let outcome = self.in_time(caller, self.open_all(caller, &request)).await;
+        // Large: pinned where it is made, it is not copied on its way.
+        let work = pin!(self.open_all(caller, &request));
+        let outcome = self.in_time(caller, work).await;
         let events = self.resolve_events(caller, &request, &outcome);
         self.audited(caller.deadline, events, outcome).await
     }
@@ -164,7 +170,7 @@ impl Secrets {
         let names = credentials.iter().map(|credential| &credential.secret).collect();
         let mut values = ValueTurn::of(credentials.len());
         let (opened, versions) =
-            self.open_with_versions(workspace, &names, credentials, &mut values).await?;
+            pin!(self.open_with_versions(workspace, &names, credentials, &mut values)).await?;
         let (names, workflow) = (opened.keys().copied(), request.workflow_id.as_ref());
         self.usage.asked(workspace, names, workflow, self.clock.now());
         let mut unresolved = Vec::new();
@@ -187,8 +193,9 @@ impl Secrets {
             }
         }
         self.all_resolved(&grants, workspace, unresolved).await?;
-        let resolved = |one| resolved(one, &opened, &versions, &values);
-        Ok(credentials.iter().filter_map(resolved).collect())
+        let mut all = Vec::with_capacity(credentials.len());
+        all.extend(credentials.iter().filter_map(|one| resolved(one, &opened, &versions, &values)));
+        Ok(all)
     }
 
     /// The current values, and the earlier ones that are asked for: these cost
@@ -201,7 +208,7 @@ impl Secrets {
         turn: &mut ValueTurn,
     ) -> Result<(BTreeMap<&'n SecretName, Opened>, Versions<'n>), Error> {
         for _ in 0..ATTEMPTS {
-            let opened = self.open_in_turn(workspace, names, turn).await?;
+            let opened = pin!(self.open_in_turn(workspace, names, turn)).await?;
             let mut pins = BTreeSet::new();
             for Credential { secret, version, .. } in credentials {
                 if let (Some(pin), Some(Ok(current))) =

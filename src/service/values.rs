@@ -34,6 +34,11 @@ impl ValueTurn {
         Self { values: u32::try_from(many).map_or(VALUES, |many| many.min(VALUES)), permit: None }
     }
 
+    /// The same, if it is of any use to know when its answer is counted.
+    pub fn held(self) -> Option<Self> {
+        self.permit.is_some().then_some(self)
+    }
+
     /// Whether it is yet to come.
     pub(super) fn awaited(&self) -> bool {
         self.values > 0 && self.permit.is_none()

@@ -9,7 +9,7 @@ use super::{Key, StoreError};
 use crate::domain::{
     ConnectionId, DataKeyId, DeletedSecret, Description, EarlierVersion, Integration, ManagedBy,
     Owner, RequestId, Revision, SecretMetadata, SecretName, SecretUid, Timestamp, TrailEntry,
-    WrappedDataKey,
+    ValueMetadata, WrappedDataKey,
 };
 
 mod pb {
@@ -82,6 +82,34 @@ pub fn decode_metadata(name: &SecretName, bytes: &[u8]) -> Result<SecretMetadata
     let secret =
         pb::SecretMetadata::decode(bytes).ok().and_then(metadata_from_pb).ok_or(METADATA)?;
     if secret.name == *name { Ok(secret) } else { Err(METADATA) }
+}
+
+/// What opening a value takes of the bytes under `m/name`: most of them are for
+/// people, and most calls are for values.
+///
+/// # Errors
+/// [`StoreError::Malformed`] also if the record names another secret.
+pub fn decode_value_metadata(name: &SecretName, bytes: &[u8]) -> Result<ValueMetadata, StoreError> {
+    let decode = || {
+        let secret = pb::ValueMetadata::decode(bytes).ok()?;
+        let expire_time = match secret.expire_time {
+            None => None,
+            Some(time) => Some(time_from_pb(time)?),
+        };
+        let earlier = secret.earlier.into_iter();
+        let earlier = earlier.map(|one| (one.version, Revision::from_u64(one.value_revision)));
+        let earlier: Vec<_> = earlier.collect();
+        let numbers = earlier.iter().map(|(number, _)| *number).chain([secret.version]);
+        let sound = numbers.is_sorted_by(|one, next| one < next) && secret.version > 0;
+        (sound && secret.name == name.as_str()).then_some(ValueMetadata {
+            uid: SecretUid::from_bytes(secret.uid.as_ref().try_into().ok()?),
+            version: secret.version,
+            value_revision: Revision::from_u64(secret.value_revision),
+            expire_time,
+            earlier,
+        })
+    };
+    decode().ok_or(METADATA)
 }
 
 /// A deleted secret to bytes.
@@ -199,6 +227,34 @@ pub fn decode_data_key(bytes: &[u8]) -> Result<StoredKey, StoreError> {
         Some(StoredKey { wrapped, since, retire_time })
     };
     decode().ok_or(DATA_KEY)
+}
+
+/// A data key in bytes of which only the id was read: whoever has the key in memory
+/// needs no more of it.
+pub struct UnreadKey {
+    /// Its id.
+    pub id: DataKeyId,
+    bytes: Vec<u8>,
+}
+
+impl UnreadKey {
+    /// From the bytes of a data key.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn new(bytes: Vec<u8>) -> Result<Self, StoreError> {
+        let key = pb::DataKeyHead::decode(bytes.as_slice()).map_err(|_| DATA_KEY)?;
+        let id = key.id.as_ref().try_into().map_err(|_| DATA_KEY)?;
+        Ok(Self { id: DataKeyId::from_bytes(id), bytes })
+    }
+
+    /// The rest of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`].
+    pub fn wrapped(&self) -> Result<WrappedDataKey, StoreError> {
+        Ok(decode_data_key(&self.bytes)?.wrapped)
+    }
 }
 
 /// A tombstone to bytes.

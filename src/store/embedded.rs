@@ -204,7 +204,7 @@ impl Store for EmbeddedStore {
                 Ok((revision, found))
             })
             .await?;
-        let records = stored.into_iter().map(|s| s.map(|s| Record::from_stored(&s)).transpose());
+        let records = stored.into_iter().map(|s| s.map(Record::from_stored).transpose());
         Ok((revision.map(Revision::from_u64), records.collect::<Result<_, _>>()?))
     }
 
@@ -304,7 +304,7 @@ impl Store for EmbeddedStore {
                 Ok(found)
             })
             .await?;
-        stored.into_iter().map(|(key, s)| Ok((key, Record::from_stored(&s)?))).collect()
+        stored.into_iter().map(|(key, s)| Ok((key, Record::from_stored(s)?))).collect()
     }
 
     async fn keys(
@@ -374,7 +374,9 @@ fn apply(
 
     for operation in &batch.operations {
         let current = match records.get((workspace, operation.key.as_str()))? {
-            Some(stored) => Some(Record::from_stored(stored.value()).map_err(corrupted)?.revision),
+            Some(stored) => {
+                Some(Record::from_stored(stored.value().to_vec()).map_err(corrupted)?.revision)
+            }
             None => None,
         };
         let met = match operation.expect {

@@ -9,7 +9,7 @@ pub mod witness;
 
 mod measured;
 
-use std::{collections::HashSet, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use async_trait::async_trait;
 
@@ -19,7 +19,7 @@ use crate::domain::{DataKeyId, RequestId, Revision, SecretName, SecretUid, Works
 /// Key of a record within its workspace. It starts with its kind, a word that
 /// ends in `/`; keys of one kind sort by name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(String);
+pub struct Key(Cow<'static, str>);
 
 impl Key {
     /// Prefix of all metadata keys.
@@ -45,23 +45,23 @@ impl Key {
 
     /// A secret's metadata.
     pub fn metadata(name: &SecretName) -> Self {
-        Self(format!("{}{name}", Self::METADATA))
+        Self::of(Self::METADATA, name)
     }
 
     /// A secret's sealed value.
     pub fn value(name: &SecretName) -> Self {
-        Self(format!("{}{name}", Self::VALUE))
+        Self::of(Self::VALUE, name)
     }
 
     /// The sealed value of an earlier version, as it lay under [`Self::value`]:
     /// what it is bound to is not its key. Versions sort by number.
     pub fn earlier(uid: SecretUid, version: u64) -> Self {
-        Self(format!("{}{uid}/{version:020}", Self::EARLIER))
+        Self(format!("{}{uid}/{version:020}", Self::EARLIER).into())
     }
 
     /// A deleted secret.
     pub fn deleted(name: &SecretName, uid: SecretUid) -> Self {
-        Self(format!("{}{uid}", Self::deleted_named(name)))
+        Self(format!("{}{uid}", Self::deleted_named(name)).into())
     }
 
     /// Prefix of all deleted secrets of a name.
@@ -72,53 +72,57 @@ impl Key {
     /// The trail entry of the change with this number. The newest sort first;
     /// in Lua's doubles, 2^53 is the end of exact numbers.
     fn trail(number: u64) -> Self {
-        Self(format!("{}{:016}", Self::TRAIL, ((1 << 53) - 1_u64).saturating_sub(number)))
+        Self(format!("{}{:016}", Self::TRAIL, ((1 << 53) - 1_u64).saturating_sub(number)).into())
     }
 
     /// The data key that seals new values.
     pub fn active_data_key() -> Self {
-        Self(format!("{}active", Self::DATA_KEY))
+        Self(Cow::Borrowed("k/active"))
     }
 
     /// An earlier data key that still opens values.
     pub fn data_key(id: DataKeyId) -> Self {
-        Self(format!("{}{id}", Self::DATA_KEY))
+        Self(format!("{}{id}", Self::DATA_KEY).into())
     }
 
     /// What is left of a workspace that was destroyed.
     pub fn tombstone() -> Self {
-        Self("t/shredded".to_owned())
+        Self(Cow::Borrowed("t/shredded"))
     }
 
     /// Mark that a value sealed by this retired data key was put elsewhere.
     pub fn moved(id: DataKeyId) -> Self {
-        Self(format!("p/{id}"))
+        Self(format!("p/{id}").into())
     }
 
     /// Mark that earlier versions are told of elsewhere: their secret was deleted
     /// or brought back.
     pub fn retold() -> Self {
-        Self("p/retold".to_owned())
+        Self(Cow::Borrowed("p/retold"))
     }
 
     /// The lease on the refresh of a secret.
     pub fn lease(name: &SecretName) -> Self {
-        Self(format!("{}{name}", Self::LEASE))
+        Self::of(Self::LEASE, name)
     }
 
     /// Who uses a secret.
     pub fn usage(name: &SecretName) -> Self {
-        Self(format!("{}{name}", Self::USAGE))
+        Self::of(Self::USAGE, name)
     }
 
     /// Who asks for a name under which there is no secret.
     pub fn wanted(name: &SecretName) -> Self {
-        Self(format!("{}{name}", Self::WANTED))
+        Self::of(Self::WANTED, name)
+    }
+
+    fn of(kind: &str, name: &SecretName) -> Self {
+        Self([kind, name.as_str()].concat().into())
     }
 
     /// A key as the engine stored it.
     pub fn from_stored(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 
     /// The text.
@@ -149,11 +153,13 @@ impl Record {
         [&self.revision.as_u64().to_be_bytes(), self.bytes.as_slice()].concat()
     }
 
-    fn from_stored(stored: &[u8]) -> Result<Self, StoreError> {
-        let (revision, bytes) =
-            stored.split_first_chunk().ok_or(StoreError::Malformed("a record is too short"))?;
+    // Taken by value, so that the bytes are not copied to another place.
+    fn from_stored(mut stored: Vec<u8>) -> Result<Self, StoreError> {
+        let revision: &[u8; 8] =
+            stored.first_chunk().ok_or(StoreError::Malformed("a record is too short"))?;
         let revision = Revision::from_u64(u64::from_be_bytes(*revision));
-        Ok(Self { revision, bytes: bytes.to_vec() })
+        stored.drain(..size_of::<u64>());
+        Ok(Self { revision, bytes: stored })
     }
 }
 

@@ -31,11 +31,11 @@ mod slots;
 mod url;
 mod whole_slots;
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write as _, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, RedisWrite as _, Value};
 use tokio::{runtime::Handle, time::Instant};
 
 use self::{
@@ -111,7 +111,11 @@ impl RedisStore {
     }
 
     fn key(&self, workspace: &WorkspaceId, rest: &str) -> String {
-        format!("{}:{{{workspace}}}:{rest}", self.config.prefix)
+        self.key_parts(workspace, rest).concat()
+    }
+
+    fn key_parts<'a>(&'a self, workspace: &'a WorkspaceId, rest: &'a str) -> [&'a str; 5] {
+        [self.config.prefix.as_str(), ":{", workspace.as_str(), "}:", rest]
     }
 
     fn request_key(&self, workspace: &WorkspaceId, id: &RequestId) -> String {
@@ -142,14 +146,33 @@ impl RedisStore {
     }
 
     fn revision_command(&self, workspace: &WorkspaceId) -> Cmd {
-        let mut command = redis::cmd("GET");
-        command.arg(self.key(workspace, "revision"));
+        self.command("GET", workspace, "revision", &[])
+    }
+
+    /// A command about a key of a workspace. Its room is taken at once: growing, it would
+    /// be moved several times.
+    fn command(&self, name: &str, workspace: &WorkspaceId, rest: &str, fields: &[Key]) -> Cmd {
+        let key = self.key_parts(workspace, rest);
+        let bytes = fields.iter().map(|field| field.as_str().len());
+        let bytes = bytes.chain(key.map(str::len)).chain([name.len()]).sum();
+        let mut command = Cmd::with_capacity(fields.len() + 2, bytes);
+        command.arg(name);
+        let mut place = command.writer_for_next_arg();
+        for part in key {
+            // A buffer in memory takes all.
+            let _ = place.write_all(part.as_bytes());
+        }
+        drop(place);
+        for field in fields {
+            command.arg(field.as_str());
+        }
         command
     }
 
     /// Sends a command that may be carried out twice.
     async fn ask(&self, slot: u16, lane: Lane, command: Cmd) -> Result<Value, StoreError> {
-        let mut replies = self.ask_all(slot, lane, &[command]).await?.into_iter();
+        let add = |pipeline: &mut Pipeline| _ = pipeline.add_command(command.clone());
+        let mut replies = self.ask_all(slot, lane, add).await?.into_iter();
         replies.next().ok_or(NOT_UNDERSTOOD)
     }
 
@@ -159,14 +182,9 @@ impl RedisStore {
         &self,
         slot: u16,
         lane: Lane,
-        commands: &[Cmd],
+        commands: impl Fn(&mut Pipeline) + Send + Sync,
     ) -> Result<Vec<Value>, StoreError> {
-        let add = |pipeline: &mut Pipeline| {
-            for command in commands {
-                pipeline.add_command(command.clone());
-            }
-        };
-        Ok(self.masters.send(slot, (lane, true), self.deadline(), add).await?)
+        Ok(pin!(self.masters.send(slot, (lane, true), self.deadline(), commands)).await?)
     }
 
     /// A key in a slot of a cluster that nobody makes.
@@ -205,14 +223,12 @@ impl Store for RedisStore {
         if keys.is_empty() {
             return Ok((self.revision(workspace).await?, Vec::new()));
         }
-        let mut command = redis::cmd("HMGET");
-        command.arg(self.key(workspace, "records"));
-        for key in keys {
-            command.arg(key.as_str());
-        }
         let (slot, lane) = (slot(workspace.as_str()), Lane::Calls);
-        let commands = [command, self.revision_command(workspace)];
-        let replies = self.ask_all(slot, lane, &commands).await?;
+        let commands = |pipeline: &mut Pipeline| {
+            pipeline.add_command(self.command("HMGET", workspace, "records", keys));
+            pipeline.add_command(self.revision_command(workspace));
+        };
+        let replies = pin!(self.ask_all(slot, lane, commands)).await?;
         let Ok([values, number]) = <[Value; 2]>::try_from(replies) else {
             return Err(NOT_UNDERSTOOD);
         };
@@ -396,7 +412,7 @@ fn revision(number: Value) -> Result<Option<Revision>, StoreError> {
 fn record(value: Value) -> Result<Option<Record>, StoreError> {
     match value {
         Value::Nil => Ok(None),
-        Value::BulkString(bytes) => Record::from_stored(&bytes).map(Some),
+        Value::BulkString(bytes) => Record::from_stored(bytes).map(Some),
         _ => Err(NOT_UNDERSTOOD),
     }
 }

@@ -47,7 +47,7 @@ impl Inner {
         match stored {
             Ok(active) => {
                 let hard_age = self.config.hard_age_write;
-                self.key(&slot.0, active.id, Some(&active), hard_age).await
+                self.key(&slot.0, active.id, || Some(Ok(active.clone())), hard_age).await
             }
             Err(error) => {
                 let now = self.clock.monotonic();

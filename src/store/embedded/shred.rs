@@ -20,7 +20,7 @@ pub(super) fn shred(
     let all = || (workspace, "")..=(workspace, LAST);
     let mut records = transaction.open_table(RECORDS)?;
     if let Some(found) = records.get(at)? {
-        let tombstone = Record::from_stored(found.value()).map_err(corrupted)?;
+        let tombstone = Record::from_stored(found.value().to_vec()).map_err(corrupted)?;
         return Ok(Shredded { records: 0, tombstone });
     }
     let mut destroyed = 0;

@@ -127,6 +127,11 @@ impl KeyPrefix {
             Err("must match ^[A-Za-z0-9_.:-]{1,64}$")
         }
     }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Default for KeyPrefix {

@@ -4,6 +4,7 @@
 //! answers no longer arrive, and one to a master that has become a replica.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -150,8 +151,11 @@ impl Link {
         let mut live = self.connection(deadline).await?;
         let start = Instant::now();
         let count = commands.len().saturating_sub(skip);
-        let sent = live.commands.send_packed_commands(commands, skip, count);
-        let Ok(replies) = timeout_at(deadline, sent).await else {
+        let replies = {
+            let sent = pin!(live.commands.send_packed_commands(commands, skip, count));
+            timeout_at(deadline, sent).await
+        };
+        let Ok(replies) = replies else {
             // A call that had to wait for the connection gave it too little
             // time to blame it.
             if start.elapsed() >= self.response_timeout / 2 {

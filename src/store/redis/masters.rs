@@ -9,6 +9,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -148,7 +149,7 @@ impl Masters {
                     }
                     // Only now: how long they may wait is what the turn has left.
                     commands(&mut pipeline);
-                    match link.send(&pipeline, usize::from(asking), deadline).await {
+                    match pin!(link.send(&pipeline, usize::from(asking), deadline)).await {
                         Err(Failure::Refused(refused)) => refused,
                         Err(Failure::Lost(_)) if repeatable && !lost => {
                             lost = true;

@@ -36,7 +36,7 @@ impl RedisStore {
         let shredded = match (reply.next(), reply.next(), reply.next()) {
             (Some(Value::Int(count)), Some(Value::BulkString(stored)), None) => Shredded {
                 records: u64::try_from(count).unwrap_or(0),
-                tombstone: Record::from_stored(&stored)?,
+                tombstone: Record::from_stored(stored)?,
             },
             (Some(Value::BulkString(word)), None, None) if word == b"denied" => {
                 return Err(denied());

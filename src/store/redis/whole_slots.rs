@@ -251,7 +251,12 @@ impl RedisStore {
                     command
                 };
                 let commands: Vec<Cmd> = keys.iter().map(unlink).collect();
-                let replies = self.ask_all(slot, Lane::Scans, &commands).await?;
+                let all = |pipeline: &mut Pipeline| {
+                    for command in &commands {
+                        pipeline.add_command(command.clone());
+                    }
+                };
+                let replies = self.ask_all(slot, Lane::Scans, all).await?;
                 for (reply, command) in replies.into_iter().zip(commands) {
                     // On another node than the first of them.
                     if matches!(reply, Value::ServerError(_)) {
