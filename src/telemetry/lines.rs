@@ -21,9 +21,10 @@ pub(super) struct CallFields;
 
 impl<'w> FormatFields<'w> for CallFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut members = Members::new(String::with_capacity(128));
+        // At once, with room for a method and a trace: the writer's own would grow and grow.
+        let mut members = Members::new(String::with_capacity(192), "{");
         fields.record(&mut members);
-        writer.write_str(&members.end()?)
+        writer.write_str(&members.end("{}")?)
     }
 
     fn add_fields(
@@ -31,45 +32,48 @@ impl<'w> FormatFields<'w> for CallFields {
         current: &'w mut FormattedFields<Self>,
         fields: &Record<'_>,
     ) -> fmt::Result {
-        let mut added = Members::new(String::new());
-        fields.record(&mut added);
-        if added.count == 0 {
-            return Ok(());
-        }
-        let mut all = std::mem::take(&mut current.fields);
         // Its closing brace gives way to what is added.
-        all.pop();
-        let separator = if all.len() > 1 { "," } else { "" };
-        all.push_str(separator);
-        all.push_str(added.end()?.get(1..).unwrap_or("}"));
-        current.fields = all;
+        let separator = if current.fields.len() > 2 { "," } else { "" };
+        let mut members = Members::new(String::new(), separator);
+        fields.record(&mut members);
+        let added = members.end("")?;
+        if !added.is_empty() {
+            current.fields.pop();
+            current.fields.push_str(&added);
+        }
         Ok(())
     }
 }
 
+/// Members of an object, up to its end.
 struct Members {
     text: String,
-    count: usize,
+    separator: &'static str,
     outcome: fmt::Result,
 }
 
 impl Members {
-    fn new(mut text: String) -> Self {
-        text.push('{');
-        Self { text, count: 0, outcome: Ok(()) }
+    fn new(text: String, separator: &'static str) -> Self {
+        Self { text, separator, outcome: Ok(()) }
     }
 
     fn add(&mut self, name: &str, value: &str) {
-        let value = serde_json::to_string(value).map_err(|_| fmt::Error);
-        self.outcome = self.outcome.and(value.map(|value| {
-            let separator = if self.count == 0 { "" } else { "," };
-            self.text.extend([separator, "\"", name, "\":", &value]);
-            self.count += 1;
-        }));
+        self.text.extend([self.separator, "\"", name, "\":"]);
+        self.separator = ",";
+        let plain = |byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if value.bytes().all(plain) {
+            self.text.extend(["\"", value, "\""]);
+            return;
+        }
+        match serde_json::to_string(value) {
+            Ok(value) => self.text.push_str(&value),
+            Err(_) => self.outcome = Err(fmt::Error),
+        }
     }
 
-    fn end(mut self) -> Result<String, fmt::Error> {
-        self.text.push('}');
+    /// `none` if there are none.
+    fn end(mut self, none: &str) -> Result<String, fmt::Error> {
+        self.text.push_str(if self.text.is_empty() { none } else { "}" });
         self.outcome.map(|()| self.text)
     }
 }
