@@ -30,7 +30,7 @@ fn looked_at(role: &str) -> Option<String> {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
-    ask: ChildStdin,
+    ask: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -60,11 +60,11 @@ impl Server {
             .spawn()
             .unwrap();
         let (ask, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { address, child, ask, answers: BufReader::new(answers) }
+        Self { address, child, ask: Some(ask), answers: BufReader::new(answers) }
     }
 
     pub(crate) fn used(&mut self) -> Used {
-        self.ask.write_all(b"\n").unwrap();
+        self.ask.as_ref().unwrap().write_all(b"\n").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         let allocations = line.trim().parse().unwrap();
@@ -87,7 +87,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It ends then, and a tool that it runs under has its say.
+        drop(self.ask.take());
         let _ = self.child.wait();
     }
 }
