@@ -530,8 +530,56 @@ mod tests {
 
     #[test]
     fn a_record_under_another_name_is_refused() {
-        let other = SecretName::parse("OTHER").expect("name");
-        assert_eq!(decode_metadata(&other, &encode_metadata(&secret())), Err(METADATA));
+        let (other, bytes) =
+            (SecretName::parse("OTHER").expect("name"), encode_metadata(&secret()));
+        assert_eq!(decode_metadata(&other, &bytes), Err(METADATA));
+        assert_eq!(decode_value_metadata(&other, &bytes), Err(METADATA));
+    }
+
+    #[test]
+    fn what_a_value_needs_is_the_same_as_in_all_of_it() {
+        let full = secret();
+        for secret in [
+            full.clone(),
+            SecretMetadata { expire_time: None, earlier: Vec::new(), ..full.clone() },
+            SecretMetadata { version: 0, earlier: Vec::new(), ..full.clone() },
+            SecretMetadata { earlier: vec![earlier(2), earlier(1)], ..full.clone() },
+            SecretMetadata { earlier: vec![earlier(3)], ..full },
+        ] {
+            let bytes = encode_metadata(&secret);
+            let whole = decode_metadata(&secret.name, &bytes);
+            let part = decode_value_metadata(&secret.name, &bytes);
+            assert_eq!(part, whole.map(|whole| ValueMetadata::from(&whole)), "{secret:?}");
+        }
+        let record = metadata_to_pb(&secret());
+        let damaged = [
+            pb::SecretMetadata { uid: vec![1; 15], ..record.clone() },
+            pb::SecretMetadata {
+                expire_time: Some(pb::Time { seconds: i64::MAX, nanos: 0 }),
+                ..record
+            },
+        ];
+        for record in damaged {
+            let decoded = decode_value_metadata(&secret().name, &record.encode_to_vec());
+            assert_eq!(decoded, Err(METADATA));
+        }
+    }
+
+    #[test]
+    fn a_data_key_is_read_by_and_by() {
+        let wrapped = WrappedDataKey {
+            id: DataKeyId::random(),
+            blob: vec![1, 2, 3],
+            kms_key_id: "key".into(),
+            create_time: Timestamp::new(9, 0).expect("in range"),
+        };
+        let bytes = encode_data_key(&wrapped.clone().into());
+        let unread = UnreadKey::new(bytes.clone()).ok().expect("has an id");
+        assert!(unread.id == wrapped.id && unread.wrapped() == Ok(wrapped));
+        assert!(UnreadKey::new(Vec::new()).is_err() && UnreadKey::new(vec![0xff]).is_err());
+        // Its head is whole, and its time is not there.
+        let head = bytes.get(..18).expect("longer").to_vec();
+        assert!(UnreadKey::new(head).is_ok_and(|unread| unread.wrapped() == Err(DATA_KEY)));
     }
 
     #[test]
