@@ -6,7 +6,8 @@
 //! which cleanses it; AES-GCM and HMAC contexts are cleansed when freed. But
 //! the conversions from `hkdf::Okm` to `aead::UnboundKey` and `hmac::Key`
 //! leave the key on the stack, so derived keys go through [`Zeroizing`]
-//! buffers here.
+//! buffers here, and are derived where they stay: what is moved leaves a copy
+//! behind that nobody overwrites.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,7 +35,8 @@ pub struct DataKey {
     recent: Mutex<Vec<([u8; 32], Arc<RecordKeys>)>>,
 }
 
-/// What one record is sealed with.
+/// What one record is sealed with. Zeros until [`DataKey::derive`] fills it in.
+#[derive(Default)]
 pub(super) struct RecordKeys {
     pub(super) key: Zeroizing<[u8; 32]>,
     /// Fixes the data key: AES-GCM alone would let a record be made that opens
@@ -70,6 +72,7 @@ impl DataKey {
     }
 
     /// The record keys of a stored record, which may be asked for again.
+    #[allow(clippy::expect_used, reason = "zeros must not be taken for keys")]
     pub(super) fn kept_record_keys(&self, salt: &[u8; 32]) -> Arc<RecordKeys> {
         let found = |recent: &mut Vec<([u8; 32], Arc<RecordKeys>)>| {
             let at = recent.iter().position(|(of, _)| of == salt)?;
@@ -83,7 +86,8 @@ impl DataKey {
         if let Some(keys) = found(&mut lock()) {
             return keys;
         }
-        let keys = Arc::new(self.record_keys(salt));
+        let mut keys = Arc::<RecordKeys>::default();
+        self.derive(salt, Arc::get_mut(&mut keys).expect("nobody else has it yet"));
         let mut recent = lock();
         // Another call may have been quicker.
         if let Some(keys) = found(&mut recent) {
@@ -96,13 +100,11 @@ impl DataKey {
         keys
     }
 
-    pub(super) fn record_keys(&self, salt: &[u8; 32]) -> RecordKeys {
+    /// Derives the record keys of a salt into `keys`.
+    pub(super) fn derive(&self, salt: &[u8; 32], keys: &mut RecordKeys) {
         let prk = extract(hkdf::HKDF_SHA512, salt, self.material.expose());
-        let mut keys =
-            RecordKeys { key: Zeroizing::new([0; 32]), commitment: Zeroizing::new([0; 32]) };
         expand(&prk, RECORD_KEY, &mut *keys.key);
         expand(&prk, COMMITMENT, &mut *keys.commitment);
-        keys
     }
 }
 
@@ -179,7 +181,8 @@ mod tests {
         let mut seen = HashSet::new();
         for key in [data_key(1), data_key(2)] {
             for salt in [[0; 32], [1; 32]] {
-                let keys = key.record_keys(&salt);
+                let mut keys = RecordKeys::default();
+                key.derive(&salt, &mut keys);
                 assert!(seen.insert(*keys.key));
                 assert!(seen.insert(*keys.commitment));
             }
@@ -193,7 +196,8 @@ mod tests {
         let salts: Vec<[u8; 32]> = (0..=RECENT).map(|n| [u8::try_from(n).unwrap(); 32]).collect();
         let kept: Vec<_> = salts.iter().map(|salt| key.kept_record_keys(salt)).collect();
         for (salt, kept) in salts.iter().zip(&kept) {
-            let derived = key.record_keys(salt);
+            let mut derived = RecordKeys::default();
+            key.derive(salt, &mut derived);
             assert_eq!(*derived.key, *kept.key);
             assert_eq!(*derived.commitment, *kept.commitment);
         }

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Binding, Corrupt, DataKey, SealedRecord,
+    derive::RecordKeys,
     record::{Header, PAYLOAD_OVERHEAD, TAG_LEN, padded_len, take},
 };
 use crate::domain::{Plaintext, Timestamp};
@@ -55,7 +56,8 @@ pub fn seal<V: Borrow<Plaintext>>(
     let (mut salt, mut nonce) = ([0; 32], [0; 12]);
     getrandom::fill(&mut salt).map_err(|_| SealError::Randomness)?;
     getrandom::fill(&mut nonce).map_err(|_| SealError::Randomness)?;
-    let keys = key.record_keys(&salt);
+    let mut keys = RecordKeys::default();
+    key.derive(&salt, &mut keys);
     let commitment = *keys.commitment;
     let header = Header { data_key: key.id(), revision: binding.revision, salt, nonce, commitment };
 

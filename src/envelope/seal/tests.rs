@@ -187,7 +187,8 @@ fn no_other_data_key_opens() {
 fn forge(commitment: Option<[u8; 32]>, content: &[u8]) -> Result<String, Corrupt> {
     let (key, place) = (data_key(1, 1), Place::new());
     let (salt, nonce) = ([9; 32], [9; 12]);
-    let keys = key.record_keys(&salt);
+    let mut keys = RecordKeys::default();
+    key.derive(&salt, &mut keys);
     let commitment = commitment.unwrap_or(*keys.commitment);
     let header = Header { data_key: key.id(), revision: place.revision, salt, nonce, commitment };
     let aad = place.binding().associated_data(&header, key.id());
