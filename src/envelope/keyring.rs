@@ -23,7 +23,7 @@ pub use self::error::KeyError;
 use self::flights::{Flights, Landing, landed};
 use super::{
     DataKey,
-    cache::{Cache, Found, Slot, Wanted},
+    cache::{Cache, Found, SLICE, Slot, Wanted},
 };
 use crate::{
     domain::{Clock, DataKeyId, Environment, WorkspaceId, WrappedDataKey},
@@ -169,25 +169,44 @@ impl Keyring {
     /// Overwrites all keys of a workspace, also those that are being unwrapped,
     /// once those who have them or wait for them are done.
     pub fn evict(&self, workspace: &WorkspaceId) {
-        let mut state = self.0.lock();
-        state.cache.evict(workspace);
-        state.flights.evict(workspace);
+        let gone = {
+            let mut state = self.0.lock();
+            state.flights.evict(workspace);
+            state.cache.evict(workspace)
+        };
+        drop(gone);
     }
 
     /// The workspaces with keys in memory.
-    pub fn workspaces(&self) -> BTreeSet<WorkspaceId> {
-        self.0.lock().cache.workspaces()
+    pub async fn workspaces(&self) -> BTreeSet<WorkspaceId> {
+        let (mut all, mut after) = (BTreeSet::new(), None);
+        loop {
+            let slice = self.0.lock().cache.slice(after.as_ref());
+            after = slice.last().filter(|_| slice.len() == SLICE).cloned();
+            all.extend(slice.into_iter().map(|(workspace, _)| workspace));
+            if after.is_none() {
+                return all;
+            }
+            give_way().await;
+        }
     }
 
     /// Overwrites keys that are too old to serve. To be called every few seconds,
     /// so that a key nobody asks for does not stay in memory.
-    pub fn drop_idle(&self) {
+    pub async fn drop_idle(&self) {
         let now = self.0.clock.monotonic();
-        let (count, oldest) = {
-            let mut state = self.0.lock();
-            state.cache.drop_idle(now);
-            state.cache.held(now)
-        };
+        let (mut count, mut oldest, mut after) = (0, Duration::ZERO, None);
+        loop {
+            let swept = self.0.lock().cache.sweep(after.as_ref(), now);
+            count += swept.kept;
+            oldest = oldest.max(swept.oldest);
+            after = swept.last;
+            drop(swept.gone);
+            if after.is_none() {
+                break;
+            }
+            give_way().await;
+        }
         self.0.metrics.keys_cached(count, oldest);
         self.0.kms.tidy();
     }
@@ -314,13 +333,15 @@ impl Inner {
         let outcome = self.fetch(&workspace, id, wrapped).await;
         let now = self.clock.monotonic();
         let slot = (workspace, Wanted::Key(id));
-        let mut state = self.lock();
-        if state.flights.flies(&slot, number) {
+        let gone = {
+            let mut state = self.lock();
             match &outcome {
+                _ if !state.flights.flies(&slot, number) => None,
                 Ok(key) => state.cache.keep(slot, Arc::clone(key), since),
                 Err(error) => state.cache.fail(slot, error, now),
             }
-        }
+        };
+        drop(gone);
         outcome
     }
 
@@ -380,4 +401,9 @@ impl Inner {
         // No step under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lets those have the lock who wait for it: who takes it again at once mostly gets it.
+async fn give_way() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }

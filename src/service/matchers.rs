@@ -290,7 +290,7 @@ impl Secrets {
     /// more. To be called every few seconds.
     pub async fn tidy(&self) {
         self.tell_regressions().await;
-        self.keyring.drop_idle();
+        self.keyring.drop_idle().await;
         self.admission.tidy();
         self.redactions.tidy();
         self.preparations.tidy();

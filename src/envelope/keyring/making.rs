@@ -51,7 +51,8 @@ impl Inner {
             }
             Err(error) => {
                 let now = self.clock.monotonic();
-                self.lock().cache.fail(slot, &error, now);
+                let gone = self.lock().cache.fail(slot, &error, now);
+                drop(gone);
                 Err(error)
             }
         }

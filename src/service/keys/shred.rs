@@ -74,8 +74,8 @@ impl Secrets {
     }
 
     /// The workspaces whose data keys are in memory.
-    pub fn workspaces_with_keys(&self) -> BTreeSet<WorkspaceId> {
-        self.keyring.workspaces()
+    pub async fn workspaces_with_keys(&self) -> BTreeSet<WorkspaceId> {
+        self.keyring.workspaces().await
     }
 
     /// Looks, within `pass`, whether workspaces whose data keys are in memory
@@ -83,7 +83,7 @@ impl Secrets {
     /// no call any more, as each looks for the tombstone. To be called over and
     /// over: then no key outlives its workspace by more than two passes.
     pub async fn forget_shredded(&self, pass: Duration) {
-        let cached = self.workspaces_with_keys();
+        let cached = self.workspaces_with_keys().await;
         let pause = u32::try_from(cached.len().max(1)).map_or(Duration::ZERO, |n| pass / n);
         if cached.is_empty() {
             tokio::time::sleep(pause).await;

@@ -7,6 +7,7 @@ mod minting;
 mod rotation;
 
 use std::{
+    collections::BTreeSet,
     num::NonZeroUsize,
     sync::{Arc, Weak},
     time::Duration,
@@ -256,9 +257,34 @@ async fn memory_is_bounded_and_idle_keys_are_dropped() {
     assert_eq!(alive(&held), [0, 1, 1]);
 
     bench.clock.advance(60 * MINUTE - Duration::from_millis(1));
-    keyring.drop_idle();
+    keyring.drop_idle().await;
     assert_eq!(alive(&held), [0, 1, 1]);
     bench.clock.advance(Duration::from_millis(1));
-    keyring.drop_idle();
+    keyring.drop_idle().await;
     assert_eq!(alive(&held), [0, 0, 0]);
+}
+
+/// More than are looked at without a pause.
+#[tokio::test(start_paused = true)]
+async fn a_walk_over_many_keys_leaves_none_out() {
+    let bench = Bench::default();
+    let keyring = bench.keyring();
+    let mut held: Vec<Weak<DataKey>> = Vec::new();
+    for number in 0..1_300 {
+        if number == 1_000 {
+            bench.clock.advance(MINUTE);
+        }
+        let key = bench.stored_key(&workspace(number)).await;
+        let key = keyring.for_seal(&workspace(number), Some(&key)).await;
+        held.push(Arc::downgrade(&key.unwrap_or_else(|e| panic!("{e}"))));
+    }
+    settle().await;
+    let from = |first: usize| (first..1_300).map(workspace).collect::<BTreeSet<_>>();
+    assert_eq!(keyring.workspaces().await, from(0));
+    bench.clock.advance(59 * MINUTE);
+    keyring.drop_idle().await;
+    assert_eq!(keyring.workspaces().await, from(1_000));
+    for (number, key) in held.iter().enumerate() {
+        assert_eq!(key.strong_count(), usize::from(number >= 1_000), "{number}");
+    }
 }

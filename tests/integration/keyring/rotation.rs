@@ -120,7 +120,7 @@ async fn an_evicted_workspace_leaves_no_key_behind() {
         let key = keyring.for_seal(workspace, Some(key)).await.unwrap_or_else(|e| panic!("{e}"));
         held.push(Arc::downgrade(&key));
     }
-    assert_eq!(keyring.workspaces(), [ws.clone(), other.clone()].into());
+    assert_eq!(keyring.workspaces().await, [ws.clone(), other.clone()].into());
 
     // While a refresh of one is under way, and the unwrapping of another.
     bench.clock.advance(20 * super::MINUTE);
@@ -130,7 +130,7 @@ async fn an_evicted_workspace_leaves_no_key_behind() {
     drop(refresh.unwrap_or_else(|e| panic!("{e}")));
     settle().await;
     keyring.evict(&ws);
-    assert_eq!(keyring.workspaces(), [other.clone()].into());
+    assert_eq!(keyring.workspaces().await, [other.clone()].into());
     assert_eq!(held[0].strong_count(), 0);
     // A caller that comes now joins no flight from before.
     let late = {
@@ -141,12 +141,12 @@ async fn an_evicted_workspace_leaves_no_key_behind() {
     bench.kms.hold(false);
     settle().await;
     assert_eq!(late.await.unwrap(), Some(KeyError::Missing));
-    assert_eq!(keyring.workspaces(), [other.clone()].into(), "what landed late is not kept");
+    assert_eq!(keyring.workspaces().await, [other.clone()].into(), "what landed late is not kept");
     assert_eq!(held[1].strong_count(), 1);
 
     // A flight that begins after it counts as any other.
     assert_eq!(error(keyring.for_open(&ws, old.id, Some(&old)).await), None);
-    assert_eq!(keyring.workspaces(), [ws, other].into());
+    assert_eq!(keyring.workspaces().await, [ws, other].into());
 }
 
 #[tokio::test]

@@ -211,19 +211,19 @@ async fn cached_keys_of_a_shredded_workspace_are_overwritten_everywhere() {
         let request = ShredWorkspace { workspace: workspace(&format!("ws_{number}")) };
         one.shred(&service::caller(), request).await.unwrap();
     }
-    assert!(one.workspaces_with_keys().is_empty(), "at once");
-    assert_eq!(two.workspaces_with_keys().len(), 20);
+    assert!(one.workspaces_with_keys().await.is_empty(), "at once");
+    assert_eq!(two.workspaces_with_keys().await.len(), 20);
 
     // A store that does not answer is asked again. Nothing waits for real time.
     tokio::time::pause();
     shared.fail_reads(Some(workflow_secrets::store::StoreError::Unavailable("down")));
     let start = tokio::time::Instant::now();
     two.forget_shredded(PASS).await;
-    assert_eq!(two.workspaces_with_keys().len(), 20);
+    assert_eq!(two.workspaces_with_keys().await.len(), 20);
     shared.fail_reads(None);
     two.forget_shredded(PASS).await;
     assert!(start.elapsed() <= 2 * PASS + Duration::from_secs(1), "{:?}", start.elapsed());
-    let left = two.workspaces_with_keys();
+    let left = two.workspaces_with_keys().await;
     assert!(left.len() == 19 && !left.contains(&workspace("ws_3")));
     // With nothing to look at, it does not spin.
     one.forget_shredded(PASS).await;
