@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     panic::resume_unwind,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -25,6 +26,26 @@ const RESOLVE: &str = "/workflowsecrets.v1.SecretsService/ResolveSecrets";
 
 /// Bytes of a message that asks for few secrets, some 25.
 const SHORT: u64 = 1_024;
+
+/// The place of a call among those under way, given back when the last clone is dropped.
+#[derive(Clone)]
+pub(super) struct Place {
+    _held: Arc<dyn Send + Sync>,
+}
+
+impl Place {
+    pub(super) fn new(held: impl Send + Sync + 'static) -> Self {
+        Self { _held: Arc::new(held) }
+    }
+}
+
+/// Whether a call is done elsewhere, if there is an elsewhere. It should have its [`Place`]
+/// among its extensions then: who gives it up does not end it at once.
+pub(super) fn leaves(request: &Request<Body>) -> bool {
+    let path = request.uri().path();
+    let short = request.body().size_hint().upper().is_some_and(|bytes| bytes <= SHORT);
+    path.starts_with("/workflowsecrets.") && !(path == RESOLVE && short)
+}
 
 /// Has all calls of the API but short Resolves done by a runtime of several threads:
 /// a document, a long page or a hundred values would keep a runtime of one thread,
@@ -67,17 +88,21 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        let short = request.body().size_hint().upper().is_some_and(|bytes| bytes <= SHORT);
-        let stays = path == RESOLVE && short;
-        let elsewhere = path.starts_with("/workflowsecrets.") && !stays;
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let place = request.extensions_mut().remove::<Place>();
+        let leaves = leaves(&request);
         let call = self.inner.call(request);
-        let Some(runtime) = self.runtime.as_ref().filter(|_| elsewhere) else {
+        let Some(runtime) = self.runtime.as_ref().filter(|_| leaves) else {
             return Either::Left(call);
         };
-        // Given up here, it is given up there.
-        let work = async move { call.await.map(|answer| answer.map(begun)) };
+        // Given up here, it is given up there, at the next point at which it waits. Until
+        // then it has its place: else those who give up at once could have any number of
+        // calls worked on.
+        let work = async move {
+            let answer = call.await.map(|answer| answer.map(begun));
+            drop(place);
+            answer
+        };
         let call = AbortOnDropHandle::new(runtime.spawn(work.in_current_span()));
         Either::Right(Box::pin(async move {
             match call.await {
@@ -126,7 +151,7 @@ impl http_body::Body for Begun {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, mpsc},
+        sync::{Mutex, mpsc},
         thread,
         time::Duration,
     };
@@ -190,6 +215,7 @@ mod tests {
             ("/workflowsecrets.v1.KeyService/RewrapDataKeys".to_owned(), 9, false),
         ] {
             for aside in [Some(runtime.handle().clone()), None] {
+                assert_eq!(leaves(&request(&path, bytes)), !stays, "{path}");
                 let stays = stays || aside.is_none();
                 let mut service = Aside::new(aside).layer(service_fn(told));
                 let answer = home.block_on(service.call(request(&path, bytes))).unwrap();
@@ -223,12 +249,41 @@ mod tests {
         drop(service);
         assert_eq!(Arc::strong_count(&held), 2);
         drop(call);
-        for _ in 0..1_000 {
-            if Arc::strong_count(&held) == 1 {
-                return;
-            }
+        assert!(soon(|| Arc::strong_count(&held) == 1), "goes on though nobody waits for it");
+    }
+
+    fn soon(is_so: impl Fn() -> bool) -> bool {
+        (0..1_000).any(|_| {
             thread::sleep(Duration::from_millis(10));
-        }
-        panic!("goes on though nobody waits for it");
+            is_so()
+        })
+    }
+
+    #[test]
+    fn a_call_given_up_has_its_place_until_its_work_ends() {
+        let runtime = elsewhere();
+        let (begun, begins) = mpsc::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let ends = Arc::new(Mutex::new(ends));
+        // Works, and does not wait for anything that would end it.
+        let work = move |_: Request<Body>| {
+            let (begun, ends) = (begun.clone(), Arc::clone(&ends));
+            async move {
+                begun.send(()).unwrap();
+                ends.lock().unwrap().recv().unwrap();
+                Ok(Response::new(Body::empty()))
+            }
+        };
+        let mut service = Aside::new(Some(runtime.handle().clone())).layer(service_fn(work));
+        let mut request = request("/workflowsecrets.v1.SecretsService/RenderTemplate", 9);
+        let held = Arc::new(());
+        let taken = Arc::downgrade(&held);
+        request.extensions_mut().insert(Place::new(held));
+        let call = service.call(request);
+        begins.recv_timeout(Duration::from_secs(20)).unwrap();
+        drop(call);
+        assert_eq!(taken.strong_count(), 1);
+        end.send(()).unwrap();
+        assert!(soon(|| taken.strong_count() == 0));
     }
 }

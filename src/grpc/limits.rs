@@ -17,6 +17,7 @@ use tower::{Layer, Service};
 
 use super::{
     answer::{self, Patience},
+    aside,
     identity::Peer,
     intake::{self, Held, Room},
     seldom::Seldom,
@@ -98,8 +99,9 @@ pub(super) fn takes_document(path: &str) -> bool {
 /// refused at once instead of filling memory with queued messages.
 ///
 /// Who has no identity is refused before any place is taken or a byte of the
-/// message read. A place is held until the answer is read, or its time is over.
-/// So is the [`Room`] of a message on its way and of an answer.
+/// message read. A place is held until the answer is read, or its time is over, and
+/// the work of the call has ended. The [`Room`] of a message on its way and of an
+/// answer does not wait for the latter.
 #[derive(Clone)]
 pub(super) struct Limits(Arc<Inner>);
 
@@ -149,12 +151,12 @@ enum Place {
         _call: shares::Place<CallerId>,
     },
     Other {
-        _held: Box<dyn Send>,
+        _held: Box<dyn Send + Sync>,
     },
 }
 
 impl Place {
-    fn other(held: impl Send + 'static) -> Self {
+    fn other(held: impl Send + Sync + 'static) -> Self {
         Self::Other { _held: Box::new(held) }
     }
 }
@@ -320,7 +322,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, next);
         Box::pin(async move {
             let call = async {
-                let place = limits.place(&kind).await?;
+                let mut place = limits.place(&kind).await?;
                 let mut request = intake::lean(request);
                 if let Some(limit) = limit {
                     let room = &limits.room;
@@ -328,6 +330,11 @@ where
                         Ok(request) => request,
                         Err(status) => return Ok((place, status.into_http())),
                     };
+                }
+                if aside::leaves(&request) {
+                    let shared = aside::Place::new(place);
+                    request.extensions_mut().insert(shared.clone());
+                    place = Box::new(shared);
                 }
                 let Ok(answer) = inner.call(request).await;
                 Ok((place, answer))
