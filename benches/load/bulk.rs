@@ -14,7 +14,8 @@ use crate::{
         platform::{self, Client, Platform},
         redis_server::Options,
     },
-    tables::{Table, thousands},
+    tables::Table,
+    thousands::thousands,
 };
 
 /// Calls under way while a store is filled.

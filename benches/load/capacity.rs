@@ -17,7 +17,8 @@ use crate::{
     model::{self, Load},
     open::{self, Answers, Did, memory, mixed},
     support::platform::Platform,
-    tables::{Table, thousands},
+    tables::Table,
+    thousands::thousands,
     units::{self, Size},
 };
 

@@ -11,7 +11,8 @@ use crate::{
         platform::{self, Platform},
         redis_server::Options,
     },
-    tables::{Table, thousands},
+    tables::Table,
+    thousands::thousands,
 };
 
 const SERVERS: [(&str, &str); 3] = [("echo", ECHO), ("echo + HMGET", HMGET), ("Resolve", SERVICE)];

@@ -43,6 +43,8 @@ mod open;
 mod process;
 mod server;
 mod tables;
+#[path = "../../deploy/capacity/thousands.rs"]
+mod thousands;
 mod units;
 #[path = "../../deploy/capacity/usage.rs"]
 mod usage;

@@ -15,6 +15,7 @@ mod model;
 mod report;
 #[cfg(test)]
 mod tests;
+mod thousands;
 mod usage;
 
 use std::{fs, io, path::Path, process::ExitCode};

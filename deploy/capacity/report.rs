@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     inputs::Inputs,
     model::{self, Plan},
+    thousands::thousands,
 };
 
 /// One way to run it, beside others.
@@ -336,19 +337,6 @@ fn sensitivity(inputs: &Inputs) -> Vec<Way> {
         Way::of(name, changed)
     };
     changes.into_iter().map(changed).collect()
-}
-
-/// `1234567` as `1,234,567`.
-pub(crate) fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// To two digits.
