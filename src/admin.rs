@@ -11,8 +11,6 @@
 //! request is read beyond its headers. Whoever fills the port with connections
 //! keeps no probe of another address from its answer.
 
-mod places;
-
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
@@ -26,13 +24,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use self::places::Places;
 use crate::{
-    grpc::{Health, accept::network},
+    grpc::{Health, accept::network, transients::Transients},
     telemetry::Scrape,
 };
 
-/// Connections at once; for one more, another is closed, see [`places`].
+/// Connections at once; for one more, another is closed, see [`Transients`].
 const CONNECTIONS: usize = 32;
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -60,7 +57,7 @@ pub struct Admin {
 impl Admin {
     /// Answers until shutdown.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let places = Places::new(CONNECTIONS);
+        let places = Transients::new(CONNECTIONS);
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -70,7 +67,7 @@ impl Admin {
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             };
-            let stay = places.enter(network(peer.ip()));
+            let (stay, _) = places.enter(network(peer.ip()));
             let (admin, shutdown) = (self.clone(), shutdown.clone());
             tokio::spawn(async move {
                 tokio::select! {

@@ -196,10 +196,10 @@ struct Door {
 struct Acceptor {
     security: Security,
     limits: AcceptLimits,
-    handshakes: Arc<Transients>,
+    handshakes: Arc<Transients<()>>,
     slots: Arc<Shares<IpAddr>>,
     callers: Arc<Shares<CallerId>>,
-    unidentified: Arc<Transients>,
+    unidentified: Arc<Transients<()>>,
     closed: Seldom,
     refused: Seldom,
     doors: Vec<Door>,
@@ -242,7 +242,7 @@ impl Acceptor {
             self.full(address);
             return;
         };
-        let (handshake, crowded) = self.handshakes.enter();
+        let (handshake, crowded) = self.handshakes.enter(());
         if crowded {
             self.crowded("connection closed: too many are in their handshake");
         }
@@ -290,7 +290,7 @@ impl Acceptor {
         match peer {
             Peer::Verified(id) => self.callers.take(id).map(Owner::Caller),
             Peer::Unidentified { .. } => {
-                let (stay, crowded) = self.unidentified.enter();
+                let (stay, crowded) = self.unidentified.enter(());
                 if crowded {
                     self.crowded("connection closed: too many are without identity");
                 }

@@ -27,7 +27,7 @@ pub(super) type Io = Either<Box<TlsStream<TcpStream>>, TcpStream>;
 /// Whose share a connection counts to.
 pub(super) enum Owner {
     Caller(#[expect(dead_code, reason = "held for its drop")] Place<CallerId>),
-    Nobody(Stay),
+    Nobody(Stay<()>),
 }
 
 /// The place among all connections, in the share of its owner, and on its runtime.

@@ -21,7 +21,7 @@ mod shelf;
 mod status;
 mod timeout;
 pub mod tls;
-mod transients;
+pub mod transients;
 
 use crate::service::{seldom, shares};
 pub use observe::CallSpan;
