@@ -8,10 +8,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, Either},
+    stream,
+};
 use http::{Request, Response};
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
+use http_body_util::{BodyStream, StreamBody};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
@@ -123,28 +127,10 @@ fn begun(mut answer: Body) -> Body {
     match Pin::new(&mut answer).poll_frame(context) {
         Poll::Pending => answer,
         Poll::Ready(None) => Body::empty(),
-        Poll::Ready(first) => Body::new(Begun { first, rest: answer }),
-    }
-}
-
-/// A body of which one frame has come already.
-struct Begun {
-    first: Option<Result<Frame<Bytes>, Status>>,
-    rest: Body,
-}
-
-impl http_body::Body for Begun {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(first));
+        Poll::Ready(Some(first)) => {
+            let rest = BodyStream::new(answer);
+            Body::new(StreamBody::new(stream::iter([first]).chain(rest)))
         }
-        Pin::new(&mut self.rest).poll_frame(context)
     }
 }
 
