@@ -62,45 +62,37 @@ once() {
     printf '%s\n' "$input" >"$stamp"
 }
 
+# An empty directory for a tool.
+fresh() {
+    section "$1 into .tools/$1"
+    rm -rf "${tools:?}/$1"
+    mkdir -p "$tools/$1"
+}
+
 install_python() {
-    section "Python tools into .tools/python"
-    rm -rf "$tools/python"
+    fresh python
     python3 -m venv "$tools/python"
     "$tools/python/bin/python" -m pip install --quiet --no-input \
         --disable-pip-version-check --requirement tests/python/requirements.txt
 }
 
-install_buf() {
-    section "buf into .tools/buf"
-    rm -rf "$tools/buf"
-    mkdir -p "$tools/buf"
-    # No install scripts: the launcher finds the binary of its platform itself.
-    npm install --prefix "$tools/buf" --ignore-scripts --no-package-lock --no-audit \
-        --no-fund --loglevel=error "@bufbuild/buf@$buf_version" </dev/null
-}
-
-install_node_modules() {
-    section "Modules of examples/node into .tools/node"
-    rm -rf "$tools/node"
-    mkdir -p "$tools/node"
-    cp examples/node/package.json examples/node/package-lock.json "$tools/node"
-    npm ci --prefix "$tools/node" --ignore-scripts --no-audit --no-fund \
+# What is in npm: a package, or those that the package.json in a directory names.
+# install_node NAME PACKAGE|DIRECTORY
+install_node() {
+    fresh "$1"
+    local how=(install --no-package-lock "$2")
+    if [[ -d $2 ]]; then
+        cp "$2/package.json" "$2/package-lock.json" "$tools/$1"
+        how=(ci)
+    fi
+    # No install scripts: a launcher finds the binary of its platform itself.
+    npm "${how[@]}" --prefix "$tools/$1" --ignore-scripts --no-audit --no-fund \
         --loglevel=error </dev/null
-}
-
-install_hcl2json() {
-    section "hcl2json into .tools/hcl2json"
-    rm -rf "$tools/hcl2json"
-    mkdir -p "$tools/hcl2json"
-    npm install --prefix "$tools/hcl2json" --ignore-scripts --no-package-lock --no-audit \
-        --no-fund --loglevel=error "@cdktn/hcl2json@$hcl2json_version" </dev/null
 }
 
 # Unpacked, not installed: Debian's package would start a server.
 install_promtool() {
-    section "promtool into .tools/promtool"
-    rm -rf "$tools/promtool"
-    mkdir -p "$tools/promtool"
+    fresh promtool
     (
         cd "$tools/promtool"
         have apt-get || die "no apt-get here; please install promtool (Prometheus)"
@@ -125,16 +117,17 @@ install_tools() {
         examples/python/requirements.txt | cksum)" install_python
     export WFS_TOOLS_PYTHON=$tools/python/bin/python
     if [[ -z ${WFS_BUF:-} ]]; then
-        once buf "$buf_version" install_buf
+        once buf "$buf_version" install_node buf "@bufbuild/buf@$buf_version"
         export WFS_BUF=$tools/buf/node_modules/.bin/buf
     fi
     if [[ -z ${WFS_NODE_MODULES:-} ]]; then
         once node "$(cat examples/node/package.json examples/node/package-lock.json | cksum)" \
-            install_node_modules
+            install_node node examples/node
         export WFS_NODE_MODULES=$tools/node/node_modules
     fi
     if [[ -z ${WFS_HCL2JSON:-} ]]; then
-        once hcl2json "$hcl2json_version" install_hcl2json
+        once hcl2json "$hcl2json_version" \
+            install_node hcl2json "@cdktn/hcl2json@$hcl2json_version"
         export WFS_HCL2JSON=$tools/hcl2json/node_modules
     fi
     if [[ -z ${WFS_PROMTOOL:-} ]] && ! WFS_PROMTOOL=$(command -v promtool); then
