@@ -6,6 +6,7 @@ mod args;
 mod client;
 mod client_args;
 mod faults;
+mod limit_args;
 mod limits;
 mod manual;
 mod otlp;
@@ -33,6 +34,7 @@ pub use self::{
         RewrapArgs, RotateArgs, ServerArgs, ShredArgs,
     },
     faults::Faults,
+    limit_args::LimitArgs,
     manual::{completions, man_pages},
     store::StoreConfig,
 };
@@ -130,7 +132,7 @@ impl ServeConfig {
         };
         let store = store::store(f, &args);
         let kms = kms(f, &args);
-        let limits = limits::parse(f, &args);
+        let limits = limits::parse(f, &args.limits);
         let keyring = keyring(f, &args.forget_data_keys_after, &args.max_data_keys);
         let must_lock = f.switch("--require-locked-memory", &args.require_locked_memory);
         if let (Some(true), Memory::Unlocked(why)) = (must_lock, memory) {

@@ -2,13 +2,13 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{args::ServeArgs, faults::Faults};
+use super::{faults::Faults, limit_args::LimitArgs};
 use crate::service::{Limits, Rotation};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All of them; `None` if one is at fault.
-pub(super) fn parse(f: &mut Faults, args: &ServeArgs) -> Option<Limits> {
+pub(super) fn parse(f: &mut Faults, args: &LimitArgs) -> Option<Limits> {
     let max_secrets: Option<NonZeroU32> = f.parsed(
         "--max-secrets-per-workspace",
         &args.max_secrets_per_workspace,
@@ -63,7 +63,7 @@ pub(super) fn parse(f: &mut Faults, args: &ServeArgs) -> Option<Limits> {
 
 /// Shorter times and lower numbers would soon make more data keys than a
 /// workspace may have.
-fn rotation(f: &mut Faults, args: &ServeArgs) -> Option<Rotation> {
+fn rotation(f: &mut Faults, args: &LimitArgs) -> Option<Rotation> {
     const AGE: &str = "--rotate-data-keys-after";
     const CHANGES: &str = "--rotate-data-keys-after-changes";
     let age = f.duration(AGE, &args.rotate_data_keys_after);

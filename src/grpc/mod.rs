@@ -16,6 +16,7 @@ mod limits;
 mod observe;
 pub mod proto;
 mod redact;
+mod refusals;
 mod server;
 mod shelf;
 mod status;

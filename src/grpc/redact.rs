@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{documents, handlers::log, limits::explained, proto};
+use super::{documents, handlers::log, proto, refusals::explained};
 use crate::service::{Error, Redaction, audit::Action};
 
 /// What the client reads.

@@ -36,6 +36,7 @@ mod regressions;
 mod render;
 mod resolve;
 mod rollback;
+mod stored;
 mod trail;
 mod undelete;
 mod update;
@@ -70,6 +71,7 @@ pub use references::MAX_REFERENCES;
 pub use render::{RenderTemplate, Rendered};
 pub use resolve::{Credential, Credentials, MAX_CREDENTIALS, ResolveSecrets, Resolved, Seen};
 pub use rollback::RollbackSecret;
+pub use stored::SecretView;
 pub use trail::{AuditPage, ListAuditEvents};
 pub use undelete::UndeleteSecret;
 pub use update::{ExpiryChange, UpdateSecret};
@@ -81,18 +83,16 @@ use self::{
     audit::{Action, AuditEvent, AuditLog},
     matchers::Matchers,
     rates::Rates,
+    stored::{ActiveKey, Deleted, Stored},
     usage::UsageLog,
 };
 use crate::{
-    domain::{
-        Clock, Deadline, DeletedSecret, Environment, Etag, Revision, SecretMetadata, SecretName,
-        Timestamp, WorkspaceId, WrappedDataKey,
-    },
+    domain::{Clock, Deadline, Environment, SecretName, Timestamp, WorkspaceId},
     envelope::{Keyring, KeyringConfig},
     kms::Kms,
     metrics::Metrics,
     store::{
-        Key, Record, Store, StoreError, codec,
+        Key, Record, Store, StoreError,
         witness::{ShreddedList, Witness},
     },
 };
@@ -143,103 +143,6 @@ pub struct Secrets {
     pub changes: TaskTracker,
     /// Cancelled when no more calls are taken: streams end then.
     pub ending: CancellationToken,
-}
-
-/// A secret as callers see it: metadata and etag, never the value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretView {
-    /// The workspace.
-    pub workspace: WorkspaceId,
-    /// What is known of it.
-    pub metadata: SecretMetadata,
-    /// `None` in the answer to a `validate_only` call.
-    pub etag: Option<Etag>,
-    /// When it was deleted, and when it will be gone for good.
-    pub deletion: Option<(Timestamp, Timestamp)>,
-    /// Whether its expiry has passed.
-    pub expired: bool,
-    /// When a run last asked for it; told by Get and List only.
-    pub last_resolve_time: Option<Timestamp>,
-}
-
-impl SecretView {
-    fn stored(workspace: &WorkspaceId, stored: Stored, now: Timestamp) -> Self {
-        let Stored { metadata, revision } = stored;
-        let etag = Some(Etag::of(metadata.uid, revision));
-        Self { etag, ..Self::preview(workspace, metadata, now) }
-    }
-
-    fn preview(workspace: &WorkspaceId, metadata: SecretMetadata, now: Timestamp) -> Self {
-        let expired = metadata.expire_time.is_some_and(|time| time <= now);
-        Self {
-            workspace: workspace.clone(),
-            metadata,
-            etag: None,
-            deletion: None,
-            expired,
-            last_resolve_time: None,
-        }
-    }
-
-    fn deleted(workspace: &WorkspaceId, deleted: Deleted, now: Timestamp) -> Self {
-        let Deleted { secret, revision } = deleted;
-        let deletion = Some((secret.delete_time, secret.purge_time));
-        let stored = Stored { metadata: secret.metadata, revision };
-        Self { deletion, ..Self::stored(workspace, stored, now) }
-    }
-
-    /// With its usage. What was before its creation was of another secret of
-    /// this name. A deleted secret has none: it is of who has the name now.
-    fn used(mut self, usage: Option<&Record>) -> Self {
-        if self.deletion.is_some() {
-            return self;
-        }
-        let usage = usage::stored_usage(&self.metadata.name, usage, None);
-        self.last_resolve_time = usage.last().filter(|time| *time >= self.metadata.create_time);
-        self
-    }
-}
-
-/// Metadata as it lies in the store.
-struct Stored {
-    metadata: SecretMetadata,
-    revision: Revision,
-}
-
-impl Stored {
-    fn decode(name: &SecretName, record: Option<Record>) -> Result<Option<Self>, Error> {
-        let Some(record) = record else { return Ok(None) };
-        let metadata = codec::decode_metadata(name, &record.bytes)?;
-        Ok(Some(Self { metadata, revision: record.revision }))
-    }
-}
-
-/// A deleted secret as it lies in the store.
-struct Deleted {
-    secret: DeletedSecret,
-    revision: Revision,
-}
-
-impl Deleted {
-    fn decode(key: &Key, record: Record) -> Result<Self, Error> {
-        let secret = codec::decode_deleted(key, &record.bytes)?;
-        Ok(Self { secret, revision: record.revision })
-    }
-}
-
-/// The active data key as it lies in the store.
-#[derive(Clone)]
-struct ActiveKey {
-    wrapped: WrappedDataKey,
-    revision: Revision,
-}
-
-impl ActiveKey {
-    fn decode(record: Option<Record>) -> Result<Option<Self>, Error> {
-        let Some(record) = record else { return Ok(None) };
-        let wrapped = codec::decode_data_key(&record.bytes)?.wrapped;
-        Ok(Some(Self { wrapped, revision: record.revision }))
-    }
 }
 
 impl Secrets {

@@ -2,7 +2,7 @@
 
 use redb::{ReadableTable as _, WriteTransaction};
 
-use super::{COUNTS, EXPIRIES, RECORDS, REQUESTS, REVISIONS, WORKSPACES, corrupted};
+use super::{COUNTS, EXPIRIES, RECORDS, REQUESTS, REVISIONS, WORKSPACES, commit::corrupted};
 use crate::store::{Key, Record, Shredded, first_revision, kind};
 
 /// Greater than any key of a record and any request id.
