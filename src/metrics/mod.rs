@@ -126,7 +126,8 @@ impl Metrics {
             store_reconnects: counter(
                 "workflow_secrets.store.reconnects",
                 "{connection}",
-                "Connections to the store that took the place of a lost one.",
+                "Connections to the store that took the place of a lost one, \
+                 but for those that each thread has besides.",
             ),
             store_regressions: counter(
                 "workflow_secrets.store.regressions",

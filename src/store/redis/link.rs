@@ -65,7 +65,8 @@ pub(super) enum Part {
     /// The way to a master.
     Main,
     /// One more, for one runtime: whatever befalls it, befalls the other too, which
-    /// tells of it.
+    /// tells of it. Counted, one failover would be as many reconnects as there are
+    /// cores, and no alert could tell it from connections that do not last.
     Near,
 }
 
