@@ -36,7 +36,7 @@ use std::{io::Write as _, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{Cmd, Pipeline, RedisWrite as _, Value};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
 use self::{
     call::{Call, commit_arguments, committed},
@@ -92,7 +92,7 @@ impl RedisStore {
     /// # Errors
     /// There is no connection, or this Redis is refused.
     pub async fn connect(config: RedisConfig) -> Result<Self, StartError> {
-        let config = Arc::new(RedisConfig { home: Some(Handle::current()), ..config });
+        let config = Arc::new(config);
         let (masters, durable) = Masters::connect(Arc::clone(&config)).await?;
         if !durable {
             tracing::warn!(

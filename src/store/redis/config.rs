@@ -49,16 +49,9 @@ pub struct RedisConfig {
     /// each master, by which its calls go: to wake another thread for each answer
     /// would take longer than the call.
     pub runtimes: Vec<Handle>,
-    /// The one that connects.
-    pub(super) home: Option<Handle>,
 }
 
 impl RedisConfig {
-    /// Where connections live that no other runtime has.
-    pub(super) fn home(&self) -> Handle {
-        self.home.clone().unwrap_or_else(Handle::current)
-    }
-
     /// The defaults: key prefix `workflow-secrets`, 1 s for each timeout,
     /// nothing demanded beyond what is always refused.
     pub fn new(url: RedisUrl) -> Self {
@@ -77,7 +70,6 @@ impl RedisConfig {
             require_durable: false,
             metrics: Metrics::none(),
             runtimes: Vec::new(),
-            home: None,
         }
     }
 }

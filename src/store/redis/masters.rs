@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use redis::{Pipeline, Value};
 use tokio::{
+    runtime::Handle,
     sync::{Notify, watch},
     task::AbortHandle,
     time::{Instant, sleep, timeout_at},
@@ -52,6 +53,8 @@ pub(super) struct Masters {
 
 pub(super) struct Shared {
     config: Arc<RedisConfig>,
+    /// The runtime that connected: a call on another may be what names a node.
+    home: Handle,
     map: ArcSwap<Map>,
     /// Nodes that redirections named and the map did not.
     aside: Mutex<HashMap<Address, (Arc<Node>, Instant)>>,
@@ -80,16 +83,16 @@ impl Masters {
         let opened = join_all(addresses.iter().map(|address| open(&config, address))).await;
         let durable = opened.iter().flatten().all(|opened| opened.durable);
         let mut first = usable(&config, &addresses, opened)?;
-        let mut nodes = HashMap::new();
+        let (mut nodes, home) = (HashMap::new(), Handle::current());
         let runs = told.into_iter().map(|Run { from, to, master }| {
             let node = nodes.entry(master).or_insert_with_key(|address| {
-                Arc::new(Node::start(&config, address.clone(), first.remove(address)))
+                Arc::new(Node::start(&config, &home, address.clone(), first.remove(address)))
             });
             Run { from, to, master: Arc::clone(node) }
         });
         let map = ArcSwap::from_pointee(Map::new(runs.collect()));
         let (aside, changed, rounds) = (Mutex::default(), Notify::new(), watch::Sender::new(0));
-        let shared = Arc::new(Shared { config, map, aside, changed, rounds });
+        let shared = Arc::new(Shared { config, home, map, aside, changed, rounds });
         let lookout =
             lookout.map(|lookout| tokio::spawn(lookout.run(Arc::clone(&shared))).abort_handle());
         Ok((Self { shared, lookout }, durable))
@@ -247,9 +250,7 @@ impl Shared {
             if let Some((node, _)) = aside.remove(&master) {
                 nodes.insert(master.clone(), node);
             }
-            let node = nodes
-                .entry(master)
-                .or_insert_with_key(|at| Arc::new(Node::start(&self.config, at.clone(), None)));
+            let node = nodes.entry(master).or_insert_with_key(|at| Arc::new(self.node(at)));
             runs.push(Run { from, to, master: Arc::clone(node) });
         }
         let new = Map::new(runs);
@@ -270,6 +271,10 @@ impl Shared {
         aside.retain(|_, (_, named)| named.elapsed() < ASIDE);
     }
 
+    fn node(&self, address: &Address) -> Node {
+        Node::start(&self.config, &self.home, address.clone(), None)
+    }
+
     /// A node that a redirection names.
     fn aside(&self, address: &Address) -> Arc<Node> {
         let map = self.map.load();
@@ -277,9 +282,9 @@ impl Shared {
             return Arc::clone(node);
         }
         let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
-        let (node, named) = aside.entry(address.clone()).or_insert_with_key(|address| {
-            (Arc::new(Node::start(&self.config, address.clone(), None)), Instant::now())
-        });
+        let (node, named) = aside
+            .entry(address.clone())
+            .or_insert_with_key(|address| (Arc::new(self.node(address)), Instant::now()));
         *named = Instant::now();
         Arc::clone(node)
     }

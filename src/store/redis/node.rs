@@ -52,17 +52,18 @@ struct Replicated {
 }
 
 impl Node {
-    /// Keeps connections open from now on; one may be open already.
+    /// Keeps connections open from now on, on `home` unless they are another runtime's;
+    /// one may be open already.
     pub(super) fn start(
         config: &Arc<RedisConfig>,
+        home: &Handle,
         address: Address,
         first: Option<Opened>,
     ) -> Self {
-        let home = config.home();
         let link_on = |first, on: (&Handle, Part)| {
             Link::start(Arc::clone(config), address.clone(), first, on)
         };
-        let link = |first| link_on(first, (&home, Part::Main));
+        let link = |first| link_on(first, (home, Part::Main));
         let replicated = match config.min_replicas {
             0 => None,
             _ => Some(Replicated { link: link(None), turn: Semaphore::new(1) }),
