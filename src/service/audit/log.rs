@@ -13,6 +13,7 @@ use std::{
 use tokio::{
     runtime::{Handle, Id},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -44,7 +45,7 @@ pub enum AuditSink {
 /// Limits of the audit stream.
 #[derive(Debug, Clone, Copy)]
 pub struct AuditConfig {
-    /// A write not done by then fails.
+    /// A write not done so long after it was handed over fails.
     pub deadline: Duration,
     /// Lines waiting to be written, in bytes; more are refused at once.
     pub queue_bytes: usize,
@@ -90,7 +91,8 @@ struct Call {
 
 /// The lines of several calls.
 struct Entry {
-    lines: Vec<u8>,
+    lines: Vec<Vec<u8>>,
+    bytes: usize,
     ack: oneshot::Sender<Written>,
     _room: Vec<OwnedSemaphorePermit>,
 }
@@ -123,8 +125,8 @@ impl AuditLog {
     /// them all. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// [`AuditUnavailable`], at the latest at the configured deadline: the sink
-    /// blocks or refuses the write, or the queue is full.
+    /// [`AuditUnavailable`], at the latest the configured deadline after it was handed
+    /// over: the sink blocks or refuses the write, or the queue is full.
     pub async fn write(&self, events: Vec<AuditEvent>) -> Written {
         let mut lines = Vec::with_capacity(events.len() * LINE);
         for event in &events {
@@ -141,17 +143,19 @@ impl AuditLog {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn flush(&self) -> Written {
-        // Those of all runtimes: who looks for them there may not come any more.
-        let gathered = mem::take(&mut *lock(&self.gathered));
-        for calls in gathered.into_values() {
-            tokio::spawn(tell(self.lot.hand_over(calls)));
-        }
         let (ack, written) = oneshot::channel();
-        let entry = Entry { lines: Vec::new(), ack, _room: Vec::new() };
-        let written = match self.lot.queue.send(entry) {
-            Ok(()) => self.in_time(written).await,
-            Err(_) => Err(GONE),
-        };
+        {
+            let mut gathered = lock(&self.gathered);
+            // Those of all runtimes, before its own: all that was handed in is in the queue.
+            for calls in mem::take(&mut *gathered).into_values() {
+                tokio::spawn(tell(
+                    self.lot.hand_over(calls),
+                    Instant::now() + self.config.deadline,
+                ));
+            }
+            self.lot.queue(Entry { lines: Vec::new(), bytes: 0, ack, _room: Vec::new() });
+        }
+        let written = in_time(written, Instant::now() + self.config.deadline).await;
         self.counted(written)
     }
 
@@ -170,7 +174,9 @@ impl AuditLog {
             .map_err(|_| AuditUnavailable("queue full"))?;
         let (ack, written) = oneshot::channel();
         self.gather(Call { lines, room, ack });
-        self.in_time(written).await
+        // Whoever hands it over minds the time: that it comes to that late is no fault of
+        // the sink.
+        written.await.unwrap_or(Err(GONE))
     }
 
     /// Puts a call to those that its runtime hands over next.
@@ -184,20 +190,48 @@ impl AuditLog {
             calls.len() == 1
         };
         if first {
-            // Behind all that is ready to run.
             let (gathered, lot) = (Arc::clone(&self.gathered), self.lot.clone());
+            let mut gathering = Gathering { gathered, lot, id, done: false };
+            let deadline = self.config.deadline;
+            // Behind all that is ready to run.
             runtime.spawn(async move {
-                let calls = lock(&gathered).get_mut(&id).map(mem::take).unwrap_or_default();
-                tell(lot.hand_over(calls)).await;
+                let handed = gathering.hand_over();
+                tell(handed, Instant::now() + deadline).await;
             });
         }
     }
+}
 
-    async fn in_time(&self, written: oneshot::Receiver<Written>) -> Written {
-        match tokio::time::timeout(self.config.deadline, written).await {
-            Ok(outcome) => outcome.unwrap_or(Err(GONE)),
-            Err(_) => Err(AuditUnavailable("write timed out")),
+/// What one runtime gathers. It is handed over even if the task that has this never
+/// runs: the runtime may end.
+struct Gathering {
+    gathered: Arc<Mutex<HashMap<Id, Vec<Call>>>>,
+    lot: Lot,
+    id: Id,
+    done: bool,
+}
+
+impl Gathering {
+    fn hand_over(&mut self) -> Vec<Waiting> {
+        self.done = true;
+        // Queued under the lock: a flush finds each line here or there.
+        let mut gathered = lock(&self.gathered);
+        self.lot.hand_over(gathered.remove(&self.id).unwrap_or_default())
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if !self.done {
+            self.hand_over();
         }
+    }
+}
+
+async fn in_time(written: oneshot::Receiver<Written>, until: Instant) -> Written {
+    match timeout_at(until, written).await {
+        Ok(outcome) => outcome.unwrap_or(Err(GONE)),
+        Err(_) => Err(AuditUnavailable("write timed out")),
     }
 }
 
@@ -223,25 +257,31 @@ impl Lot {
         let mut calls = calls.into_iter().peekable();
         while calls.peek().is_some() {
             let (mut lines, mut room, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
-            while lines.is_empty() || lines.len() < self.batch_bytes {
+            let mut bytes = 0;
+            while bytes < self.batch_bytes || lines.is_empty() {
                 let Some(call) = calls.next() else { break };
-                lines.extend(call.lines);
+                bytes += call.lines.len();
+                lines.push(call.lines);
                 room.push(call.room);
                 waiting.push(call.ack);
             }
             let (ack, written) = oneshot::channel();
-            // If the writer is gone, so is the other end of this.
-            let _ = self.queue.send(Entry { lines, ack, _room: room });
+            self.queue(Entry { lines, bytes, ack, _room: room });
             handed.push((written, waiting));
         }
         handed
     }
+
+    fn queue(&self, entry: Entry) {
+        // If the writer is gone, so is its end of the entry, which tells.
+        let _ = self.queue.send(entry);
+    }
 }
 
 /// Tells each call what became of its lines.
-async fn tell(handed: Vec<Waiting>) {
+async fn tell(handed: Vec<Waiting>, until: Instant) {
     for (written, waiting) in handed {
-        let outcome = written.await.unwrap_or(Err(GONE));
+        let outcome = in_time(written, until).await;
         for ack in waiting {
             // The call may have given up.
             let _ = ack.send(outcome);
@@ -255,14 +295,16 @@ fn write_batches(
     mut output: Output,
     batch_bytes: usize,
 ) {
-    let mut failing = false;
-    while let Some(first) = entries.blocking_recv() {
-        let mut lines = first.lines;
+    let (mut failing, mut left) = (false, None);
+    while let Some(first) = left.take().or_else(|| entries.blocking_recv()) {
+        let mut lines = first.lines.concat();
         let mut waiting = vec![(first.ack, first._room)];
-        while lines.len() < batch_bytes
-            && let Ok(next) = entries.try_recv()
-        {
-            lines.extend_from_slice(&next.lines);
+        while let Ok(next) = entries.try_recv() {
+            if lines.len() + next.bytes > batch_bytes {
+                left = Some(next);
+                break;
+            }
+            lines.extend(next.lines.into_iter().flatten());
             waiting.push((next.ack, next._room));
         }
         let outcome = match lines.is_empty() {
@@ -289,7 +331,11 @@ fn write_batches(
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Poll,
+    };
 
     use futures_util::{future::join_all, poll};
     use tokio::runtime::Builder;
@@ -356,6 +402,50 @@ mod tests {
         let sizes: Vec<_> =
             lock(&writes.0).iter().map(|write| write.len() / line(0).len()).collect();
         assert_eq!(sizes, [2, 2, 1]);
+    }
+
+    #[test]
+    fn what_a_runtime_gathered_before_its_end_is_written() {
+        let (log, writes) = log(usize::MAX);
+        let ends = Builder::new_current_thread().enable_all().build().unwrap();
+        let mut write = Box::pin(log.write(vec![event(0)]));
+        assert!(ends.block_on(async { poll!(pin!(&mut write)) }).is_pending());
+        drop(ends);
+        // Nobody is told; the line is written all the same.
+        let other = Builder::new_current_thread().enable_all().build().unwrap();
+        other.block_on(log.write(vec![event(1)])).unwrap();
+        assert_eq!(lock(&writes.0).concat(), [line(0), line(1)].concat());
+        assert_eq!(other.block_on(write), Err(GONE));
+    }
+
+    #[test]
+    fn whatever_was_handed_in_before_a_flush_is_written_by_its_end() {
+        let (log, writes) = log(usize::MAX);
+        let handed_in = AtomicUsize::new(0);
+        let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                runtime().block_on(async {
+                    for _ in 0..5_000 {
+                        let mut write = pin!(log.write(vec![event(0)]));
+                        // A flush may have taken it along by then.
+                        let written = poll!(&mut write);
+                        handed_in.fetch_add(1, Ordering::SeqCst);
+                        match written {
+                            Poll::Ready(written) => written.unwrap(),
+                            Poll::Pending => write.await.unwrap(),
+                        }
+                    }
+                });
+            });
+            let flusher = runtime();
+            while !writer.is_finished() {
+                let before = handed_in.load(Ordering::SeqCst);
+                flusher.block_on(log.flush()).unwrap();
+                let written: usize = lock(&writes.0).iter().map(Vec::len).sum();
+                assert!(written >= before * line(0).len());
+            }
+        });
     }
 
     #[test]
