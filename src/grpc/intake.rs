@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri::PathAndQuery};
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
@@ -98,8 +98,9 @@ pub(super) fn lean(request: Request<Body>) -> Request<Body> {
         }
     }
     parts.headers = kept;
-    if let Ok(path) = Uri::try_from(parts.uri.path().to_owned()) {
-        parts.uri = path;
+    // As a path and nothing else: limits went by it, and must have meant what is served.
+    if let Ok(path) = PathAndQuery::try_from(parts.uri.path().to_owned()) {
+        parts.uri = path.into();
     }
     Request::from_parts(parts, body)
 }

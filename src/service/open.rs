@@ -120,7 +120,9 @@ impl Secrets {
             if records.as_slice().iter().any(Option::is_some) {
                 let _ = keys.active().await;
             }
-            self.admission.values.wait(turn).await;
+            let values = records.as_slice().iter().skip(1).step_by(2).flatten();
+            let lengths = values.map(|value| value.bytes.len());
+            self.admission.values.wait(turn, lengths).await;
         }
         let now = self.clock.now();
         let mut all = BTreeMap::new();

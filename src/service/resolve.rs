@@ -147,9 +147,11 @@ impl Secrets {
         caller: &Caller,
         request: ResolveSecrets,
     ) -> Result<Vec<Resolved>, Error> {
-        // Large: pinned where it is made, it is not copied on its way.
-        let work = pin!(self.open_all(caller, &request));
-        let outcome = self.in_time(caller, work).await;
+        let outcome = {
+            // Large: pinned where it is made, it is not copied on its way.
+            let work = pin!(self.open_all(caller, &request));
+            self.in_time(caller, work).await
+        };
         let events = self.resolve_events(caller, &request, &outcome);
         self.audited(caller.deadline, events, outcome).await
     }

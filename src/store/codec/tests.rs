@@ -157,7 +157,7 @@ fn a_data_key_is_read_by_and_by() {
         create_time: Timestamp::new(9, 0).expect("in range"),
     };
     let bytes = encode_data_key(&wrapped.clone().into());
-    let unread = UnreadKey::new(bytes.clone()).ok().expect("has an id");
+    let unread = UnreadKey::new(bytes.clone()).unwrap_or_else(|e| panic!("{e}"));
     assert!(unread.id == wrapped.id && unread.wrapped() == Ok(wrapped));
     assert!(UnreadKey::new(Vec::new()).is_err() && UnreadKey::new(vec![0xff]).is_err());
     // Its head is whole, and its time is not there.
