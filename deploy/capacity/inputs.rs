@@ -58,10 +58,10 @@ pub(crate) struct Inputs {
     pub(crate) history_per_workspace: f64,
 
     /// Service: a Resolve of one name with its audit line. `load -- hot`, 64 at once
-    #[arg(long, default_value = "101", value_parser = positive, help_heading = CPU)]
+    #[arg(long, default_value = "55", value_parser = positive, help_heading = CPU)]
     pub(crate) resolve_micros: f64,
     /// Service: each further name. `load -- hot`, 10 names
-    #[arg(long, default_value = "15", value_parser = not_negative, help_heading = CPU)]
+    #[arg(long, default_value = "6.5", value_parser = not_negative, help_heading = CPU)]
     pub(crate) extra_name_micros: f64,
     /// Service: a KMS call. `load -- capacity`, and as much again assumed for TLS to AWS
     #[arg(long, default_value = "590", value_parser = not_negative, help_heading = CPU)]
@@ -114,7 +114,7 @@ pub(crate) struct Inputs {
     #[arg(long, default_value = "3", value_parser = whole, help_heading = REPLICAS)]
     pub(crate) zones: f64,
     /// Resident memory without work, MiB. `load -- hot` prints it
-    #[arg(long, default_value = "21", value_parser = positive, help_heading = REPLICAS)]
+    #[arg(long, default_value = "20", value_parser = positive, help_heading = REPLICAS)]
     pub(crate) idle_mib: f64,
     /// Memory of a cached data key, bytes. `load -- cold`: growth by workspaces
     #[arg(long, default_value = "2450", value_parser = positive, help_heading = REPLICAS)]
