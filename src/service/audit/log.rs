@@ -304,7 +304,7 @@ fn write_batches(
                 left = Some(next);
                 break;
             }
-            lines.extend(next.lines.into_iter().flatten());
+            next.lines.iter().for_each(|more| lines.extend_from_slice(more));
             waiting.push((next.ack, next._room));
         }
         let outcome = match lines.is_empty() {
