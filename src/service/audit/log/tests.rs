@@ -69,6 +69,18 @@ async fn no_call_joins_a_write_that_is_large_already() {
     assert_eq!(sizes, [2, 2, 1]);
 }
 
+#[tokio::test]
+async fn a_runtime_that_is_late_blames_no_sink_for_it() {
+    let config = AuditConfig { deadline: Duration::from_millis(200), ..AuditConfig::default() };
+    let sink = AuditSink::Writer(Box::new(Writes::default()));
+    let log = AuditLog::start(sink, config).unwrap();
+    let mut write = pin!(log.write(vec![event(0)]));
+    assert!(poll!(&mut write).is_pending());
+    // Nothing else gets its turn for longer than a write may take.
+    thread::sleep(config.deadline * 2);
+    write.await.unwrap();
+}
+
 #[test]
 fn what_a_runtime_gathered_before_its_end_is_written() {
     let (log, writes) = log(usize::MAX);
